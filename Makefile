@@ -1,0 +1,49 @@
+# Every target sets up what it needs; a fresh machine needs Python 3.11 or 3.12 and make, nothing else.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first interpreter here that runs and is new enough (a pyenv shim may exist and not run).
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit((3, 11) > sys.version_info[:2] or sys.version_info[:2] > (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-parity lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## make .venv with everything the package needs
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit((3, 11) > sys.version_info[:2] or sys.version_info[:2] > (3, 12))' \
+		|| { echo "isrdpo_jax needs Python 3.11 or 3.12, and finds $(or $(PYTHON),neither here). Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## five iterations of ISR-DPO, the self-rewarding baseline, and one report of both (10 minutes)
+	JAX_PLATFORMS=$${JAX_PLATFORMS-cpu} $(BIN)/isrdpo run configs/shapes.yaml
+	JAX_PLATFORMS=$${JAX_PLATFORMS-cpu} $(BIN)/isrdpo run configs/shapes.yaml run.name=shapes_self_rewarding judge.context=none
+	$(BIN)/isrdpo report runs/shapes runs/shapes_self_rewarding
+
+test: setup ## all tests that need nothing more
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q
+
+test-parity: $(VENV)/.parity ## against torch and transformers
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/parity
+
+$(VENV)/.parity: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	@touch $@
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean: ## remove caches and build products; runs, data and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find isrdpo_jax tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
