@@ -1,0 +1,283 @@
+"""What can be configured: one strict model per section, each field with its meaning.
+
+Pure declarations; `config.py` reads files into them. Unknown keys, numbers written as strings, booleans for numbers,
+infinities and NaN are refused. All sections are frozen; the model's is hashable, to be a static argument of `jax.jit`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+AxisSize = Annotated[int, Field(ge=-1)]
+
+
+class Section(BaseModel):
+    """Base of every section: strict types, no unknown keys, immutable, finite numbers."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class VisionConfig(Section):
+    """The video tower: a CLIP-style ViT with an optional temporal attention in every layer (LanguageBind_Video)."""
+
+    image_size: Positive = Field(224, description="Side of the square that the tower sees, pixels.")
+    patch_size: Positive = Field(14, description="Side of a patch, pixels.")
+    hidden_size: Positive = 1024
+    intermediate_size: Positive = 4096
+    num_layers: Positive = Field(
+        24, description="Layers of the published tower; those behind the tapped one are not built."
+    )
+    num_heads: Positive = 16
+    num_frames: Positive = Field(8, description="Frames per video (t).")
+    temporal_attention: bool = True
+    hidden_act: Literal["gelu", "quick_gelu"] = "gelu"
+    layer_norm_eps: PositiveFloat = 1e-5
+    feature_layer: int = Field(-2, description="Index into [embeddings, layer 1, ...]; -2 taps the last layer but one.")
+    keep_cls: bool = Field(
+        False, description="Keep the class token of every frame (2056 instead of 2048 visual tokens)."
+    )
+
+    @property
+    def patches_per_frame(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens_per_video(self) -> int:
+        return self.num_frames * (self.patches_per_frame + int(self.keep_cls))
+
+    @property
+    def layers_built(self) -> int:
+        """How many layers the tapped feature needs."""
+        return range(self.num_layers + 1)[self.feature_layer]
+
+    @model_validator(mode="after")
+    def _check(self) -> VisionConfig:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if not -self.num_layers - 1 <= self.feature_layer <= self.num_layers or self.layers_built == 0:
+            raise ValueError(f"feature_layer {self.feature_layer} names no layer of {self.num_layers}")
+        return self
+
+
+class LlamaConfig(Section):
+    """The LLaMA decoder."""
+
+    vocab_size: Positive = 32000
+    hidden_size: Positive = 4096
+    intermediate_size: Positive = 11008
+    num_layers: Positive = 32
+    num_heads: Positive = 32
+    num_kv_heads: Positive = 32
+    rms_norm_eps: PositiveFloat = 1e-5
+    rope_theta: PositiveFloat = 10000.0
+    max_positions: Positive = Field(4096, description="Context window, positions (visual and text).")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @model_validator(mode="after")
+    def _check(self) -> LlamaConfig:
+        if self.hidden_size % self.num_heads or self.head_dim % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} does not give {self.num_heads} heads of an even size")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        return self
+
+
+class ModelConfig(Section):
+    """A Video-LLaVA model: tower, two-layer GELU projector, decoder."""
+
+    vision: VisionConfig = VisionConfig()
+    llama: LlamaConfig = LlamaConfig()
+    compute_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Dtype of matmuls; softmax, log-probs and losses are float32."
+    )
+    unroll_layers: bool = Field(
+        False, description="Unroll the layer scan when compiling: faster backward on CPU, slower to compile."
+    )
+    remat: bool = Field(False, description="Recompute layer activations in the backward pass.")
+
+
+class RunConfig(Section):
+    name: str = Field("run", min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="Folder name of the run.")
+    dir: str = Field("runs", description="Where runs are kept.")
+    seed: NonNegative = 0
+    iterations: Positive = Field(9, description="N: how often the policy is improved. The paper uses nine.")
+
+
+class DataConfig(Section):
+    dataset: Literal["shapes_world", "video_qa"] = "shapes_world"
+    dir: str = Field("data", description="Where prepared data sets (ArrayRecord) are kept.")
+    path: str | None = Field(
+        None, description="video_qa: JSONL of `video, question[, id, answer]`; videos relative to it."
+    )
+    eval_path: str | None = Field(None, description="video_qa: the same for held-out questions; none = no evaluation.")
+    train_videos: Positive = Field(512, description="shapes_world: videos in the training split.")
+    eval_videos: NonNegative = Field(256, description="shapes_world: videos in the held-out split.")
+    sft_videos: NonNegative = Field(0, description="shapes_world: videos in the split for supervised training.")
+    world_seed: NonNegative = Field(0, description="shapes_world: seed of the scenes.")
+    on_bad_record: Literal["skip", "fail"] = Field(
+        "skip", description="A bad row or video: skip and count it, or stop with file and line."
+    )
+    max_bad_fraction: Fraction = Field(
+        0.05, description="More bad rows or videos than this share stop the run before compute is spent."
+    )
+    decode_timeout_s: PositiveFloat = Field(30.0, description="Seconds a decoder may take for one video.")
+
+
+class PromptsConfig(Section):
+    dir: str | None = Field(None, description="A folder whose files replace the packaged prompts of the same name.")
+
+
+class SamplingConfig(Section):
+    temperature: NonNegativeFloat = Field(1.0, description="0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: NonNegative = Field(0, description="0 keeps all.")
+    max_new_tokens: Positive = 256
+    keep_unfinished: bool = Field(False, description="Let responses that hit max_new_tokens enter pairs.")
+
+
+class DescribeConfig(Section):
+    temperature: NonNegativeFloat = Field(0.0, description="0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_new_tokens: Positive = Field(256, description="Length limit of c_t; what is cut is counted.")
+
+
+class JudgeConfig(Section):
+    mode: Literal["letters", "text"] = Field(
+        "letters", description="Log-probs of the two answer letters, or a generated verdict."
+    )
+    context: Literal["retrospective", "fresh", "none"] = Field(
+        "retrospective", description="ISR-DPO | describe without c_{t-1} | the self-rewarding baseline."
+    )
+    video: Literal["true", "blank", "shuffled"] = Field(
+        "true", description="Control: does the judge look at the video?"
+    )
+    inconsistent: Literal["average", "drop"] = Field(
+        "average", description="When the two orders disagree: average their log-odds, or drop the pair."
+    )
+    tie_margin: NonNegativeFloat = Field(
+        0.0, description="An averaged |log-odds| under this is a tie and gives no pair."
+    )
+
+
+class DpoConfig(Section):
+    beta: PositiveFloat = 0.1
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="robust, sigmoid: share of flipped labels."
+    )
+    sft_weight: NonNegativeFloat = Field(0.0, description="Weight of the chosen responses' token-mean cross-entropy.")
+    ld_alpha: Fraction = Field(
+        1.0, description="Length control (LD-DPO): weight of log-probs past the shorter response's length; 1 is DPO."
+    )
+    reference: Literal["previous", "initial"] = Field("previous", description="π_t, or π_1 in every iteration.")
+    epochs: Positive = 1
+    batch_size: Positive = Field(128, description="Pairs per update.")
+    accumulation_steps: Positive = Field(1, description="Micro-batches per update; must divide batch_size.")
+    learning_rate: PositiveFloat = 5e-7
+    warmup_fraction: Fraction = 0.1
+    weight_decay: NonNegativeFloat = 0.0
+    b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    b2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: PositiveFloat = 1e-8
+    clip_norm: PositiveFloat | None = Field(None, description="Global-norm clipping; none = off.")
+    max_bad_updates: Positive = Field(3, description="So many updates in a row that are not finite stop the run.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DpoConfig:
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulation_steps {self.accumulation_steps}"
+            )
+        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
+            raise ValueError(f"label_smoothing has no meaning for loss {self.loss}")
+        return self
+
+
+class CollectConfig(Section):
+    batch_videos: Positive = Field(16, description="Videos per batch of respond, describe and judge.")
+
+
+class MeshConfig(Section):
+    """Sizes of the mesh axes; -1 takes the devices that are left."""
+
+    data: AxisSize = 1
+    fsdp: AxisSize = -1
+    tensor: AxisSize = 1
+
+
+class CheckpointConfig(Section):
+    every_steps: Positive = Field(50, description="Training state is saved every so many updates.")
+    keep_policies: NonNegative = Field(
+        0, description="Policies kept besides start, parents and references in use; 0 keeps all."
+    )
+    verify: Literal["always", "size"] = Field(
+        "always", description="Before restoring: compare every file's SHA-256, or its size only."
+    )
+
+
+class EvaluationConfig(Section):
+    enabled: bool = True
+    batch_videos: Positive = 16
+    max_new_tokens: Positive = 1024
+    bootstrap_samples: Positive = 1000
+
+
+class SftPhase(Section):
+    """One phase of supervised training: what each step's batch holds."""
+
+    steps: Positive
+    learning_rate: PositiveFloat
+    batch_videos: Positive = Field(description="Rows that see a video.")
+    mixture: dict[str, NonNegativeFloat] = Field(
+        description="Segments of each kind per video row; a fraction is a probability."
+    )
+    text_rows: NonNegative = Field(0, description="Rows per step whose video is masked.")
+    text_kind: str = Field("judge", description="Kind of the rows whose video is masked.")
+    text_weight: NonNegativeFloat = Field(1.0, description="Weight of their loss.")
+
+
+class SftConfig(Section):
+    phases: tuple[SftPhase, ...] = ()
+    warmup_steps: NonNegative = 40
+    weight_decay: NonNegativeFloat = 0.0
+    b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    b2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    clip_norm: PositiveFloat | None = 1.0
+    step_label_weight: NonNegativeFloat = Field(0.5, description="Weight of process labels inside a judge prompt.")
+    verdict_weight: NonNegativeFloat = Field(4.0, description="Weight of the verdict letter.")
+    log_every: Positive = 20
+
+
+class Config(Section):
+    """Everything that a run needs."""
+
+    run: RunConfig = RunConfig()
+    start: str = Field(
+        "shapes", description="π_1: a packaged policy (`shapes`), a policy folder, a run, or a run's `iter_TT`."
+    )
+    data: DataConfig = DataConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    describe: DescribeConfig = DescribeConfig()
+    judge: JudgeConfig = JudgeConfig()
+    collect: CollectConfig = CollectConfig()
+    dpo: DpoConfig = DpoConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    model: ModelConfig | None = Field(
+        None, description="sft: the model to train from nothing. A run takes the model of its start policy."
+    )
+    sft: SftConfig = SftConfig()
