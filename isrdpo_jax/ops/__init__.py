@@ -1,0 +1,1 @@
+"""Pure array functions: attention, log-probs, losses, sampling."""
