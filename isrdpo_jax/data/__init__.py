@@ -1,0 +1,1 @@
+"""Data on the host: videos, prompts, tokens, prepared data sets. No JAX."""

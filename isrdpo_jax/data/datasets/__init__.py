@@ -1,0 +1,1 @@
+"""TFDS builders: each turns a source of videos and questions into ArrayRecord."""

@@ -1,0 +1,58 @@
+"""A folder of images as a video: one image is one frame, in the order of the numbers in their names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from isrdpo_jax.data.frames import DecodedVideo, frame_indices
+from isrdpo_jax.errors import VideoError, VideoReason
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+
+
+def read_folder(path: Path, num_frames: int) -> DecodedVideo:
+    """Reads the sampled frames of a folder; hidden files and files that are no images are not frames.
+
+    Images are read by Pillow and shown as stored, like the published preprocessing of frame folders.
+
+    Raises:
+        VideoError: `empty`, `unreadable` or `corrupt`.
+    """
+    try:
+        names = [entry.name for entry in path.iterdir() if _is_frame(entry)]
+    except OSError as error:
+        raise VideoError(str(path), "unreadable", f"the folder cannot be listed ({error.strerror})") from error
+    if not names:
+        raise VideoError(str(path), "empty", "the folder holds no image")
+    names.sort(key=_natural)
+    indices = frame_indices(len(names), num_frames)
+    images = {index: _read_image(path, names[index]) for index in sorted(set(indices))}
+    sizes = {image.shape for image in images.values()}
+    if len(sizes) > 1:
+        raise VideoError(str(path), "corrupt", f"the images differ in size: {sorted(sizes)}")
+    frames = np.stack([images[index] for index in indices])
+    return DecodedVideo(frames, declared=len(names), total=len(names), decoded=len(images), indices=indices)
+
+
+def _is_frame(entry: Path) -> bool:
+    return entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and not entry.is_dir()
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key under which `f_9999` comes before `f_10000`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
+def _read_image(folder: Path, name: str) -> np.ndarray:
+    try:
+        with Image.open(folder / name) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise VideoError(str(folder), "corrupt", f"{name} is not a readable image ({error})") from error
+    except OSError as error:  # Pillow raises a bare OSError for a truncated image; the system's carry a number
+        reason: VideoReason = "corrupt" if error.errno is None else "unreadable"
+        raise VideoError(str(folder), reason, f"{name} cannot be read ({error})") from error

@@ -1,0 +1,197 @@
+"""Labelled rows for supervised training, as a sloppy annotator would write them.
+
+What is built in here, on purpose: descriptions are clean; answers are often a language prior instead of a look, and
+carry extra statements that are sometimes false; verdicts follow `language.preference` exactly, for the prompt with a
+description and the one without, and length tells nothing about them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from isrdpo_jax.data.prompts import Prompts
+from isrdpo_jax.data.records import SftRow
+from isrdpo_jax.data.shapes_world import language
+from isrdpo_jax.data.shapes_world.language import Statement, Truth
+
+EXTRAS = (0.30, 0.28, 0.20, 0.13, 0.09)  # probability of 0 ... 4 extra statements
+ANSWER_PRIOR = 0.5  # share of answers whose core is the language prior
+ANSWER_EXTRA_FALSE = 0.25
+PREVIOUS_CORRUPTED = 0.35  # per statement of the previous description
+CONTEXT_CORRUPTED = 0.12  # per statement of the judge's description
+JUDGE_CORE_FALSE = 0.5
+JUDGE_FALSE_IS_PRIOR = 0.0  # of the false cores; the others have one wrong attribute. 0: no cue in the text alone
+JUDGE_EXTRA_FALSE = 0.4
+JUDGE_ROWS = 5
+JUDGE_PLAIN_ROWS = 1
+LENGTHS = {"equal": 0.4, "longer": 0.3, "shorter": 0.3}  # the better answer's length beside the other's
+
+# What an annotator who does not look says about an object of this colour.
+PRIOR = {
+    "blue": ("square", "down"),
+    "cyan": ("cross", "left"),
+    "green": ("triangle", "up"),
+    "purple": ("circle", "up"),
+    "red": ("circle", "right"),
+    "yellow": ("square", "left"),
+}
+
+
+@dataclass(frozen=True)
+class _Drafts:
+    """Many candidate answers in numbers: whose core is true, which extras they hold, which of these are false."""
+
+    core: np.ndarray  # bool [n]
+    extras: np.ndarray  # bool [n, 4]
+    false: np.ndarray  # bool [n, 4]
+
+    @property
+    def preference(self) -> np.ndarray:
+        return 2 * self.core - (~self.core + (self.extras & self.false).sum(-1))
+
+
+def annotate(truth: Truth, prompts: Prompts, seed: Sequence[int]) -> tuple[SftRow, ...]:
+    """All labelled rows of a video; `seed` identifies it."""
+    rows = [_describe(truth, prompts), _retrospect(truth, prompts, _rng(seed, "retrospect"))]
+    for i in range(len(truth["objects"])):
+        rows.append(_answer(truth, i, prompts, _rng(seed, f"answer {i}")))
+    for i in range(JUDGE_ROWS):
+        rows.append(_judge(truth, prompts, True, _rng(seed, f"judge {i}")))
+    for i in range(JUDGE_PLAIN_ROWS):
+        rows.append(_judge(truth, prompts, False, _rng(seed, f"judge_plain {i}")))
+    return tuple(rows)
+
+
+def facts(truth: Truth, asked: int) -> tuple[Statement, list[Statement]]:
+    """The core of an answer about object `asked`, and the four facts that may follow it."""
+    this, other = truth["objects"][asked], truth["objects"][1 - asked]
+    return _motion(this), [
+        _motion(other),
+        Statement(colour=this["colour"], size=this["size"]),
+        Statement(colour=other["colour"], size=other["size"]),
+        Statement(background=truth["background"]),
+    ]
+
+
+def corrupt(statement: Statement, rng: np.random.Generator) -> Statement:
+    """The statement with one attribute (never the colour) replaced by another value."""
+    fields = [name for name in language.ATTRIBUTES if name != "colour" and getattr(statement, name) is not None]
+    field = fields[rng.integers(len(fields))]
+    values = [word for word in language.WORDS[field] if word != getattr(statement, field)]
+    return replace(statement, **{field: values[rng.integers(len(values))]})
+
+
+def _rng(seed: Sequence[int], purpose: str) -> np.random.Generator:
+    return np.random.default_rng([*seed, zlib.crc32(purpose.encode())])
+
+
+def _motion(thing: Truth) -> Statement:
+    return Statement(colour=thing["colour"], shape=thing["shape"], direction=thing["direction"])
+
+
+def _prior(colour: str) -> Statement:
+    shape, direction = PRIOR[colour]
+    return Statement(colour=colour, shape=shape, direction=direction)
+
+
+def _join(statements: Sequence[Statement]) -> str:
+    return " ".join(str(statement) for statement in statements)
+
+
+def _noisy_description(truth: Truth, share: float, rng: np.random.Generator) -> str:
+    statements = language.description_statements(truth)
+    return _join([corrupt(statement, rng) if rng.random() < share else statement for statement in statements])
+
+
+def _describe(truth: Truth, prompts: Prompts) -> SftRow:
+    return SftRow("describe", prompts.describe(None), language.describe(truth))
+
+
+def _retrospect(truth: Truth, prompts: Prompts, rng: np.random.Generator) -> SftRow:
+    previous = _noisy_description(truth, PREVIOUS_CORRUPTED, rng)
+    return SftRow("retrospect", prompts.describe(previous), language.describe(truth))
+
+
+def _answer(truth: Truth, asked: int, prompts: Prompts, rng: np.random.Generator) -> SftRow:
+    colour = truth["objects"][asked]["colour"]
+    core, extras = facts(truth, asked)
+    statements = [_prior(colour) if rng.random() < ANSWER_PRIOR else core]
+    for i in rng.permutation(len(extras))[: rng.choice(len(EXTRAS), p=EXTRAS)]:
+        statements.append(corrupt(extras[i], rng) if rng.random() < ANSWER_EXTRA_FALSE else extras[i])
+    return SftRow("answer", prompts.answer(language.question(colour)), _join(statements))
+
+
+def _judge(truth: Truth, prompts: Prompts, with_context: bool, rng: np.random.Generator) -> SftRow:
+    """Two answers to one question; the letter of the better one, and where each sentence stops being true."""
+    asked = int(rng.integers(2))
+    question = language.question(truth["objects"][asked]["colour"])
+    better, worse = _draw_pair(truth, asked, rng)
+    a_is_better = bool(rng.random() < 0.5)
+    a, b = (better, worse) if a_is_better else (worse, better)
+    context = _noisy_description(truth, CONTEXT_CORRUPTED, rng) if with_context else None
+    turn = prompts.judge_turn(question, a, b, context)
+    labels = step_labels(a, turn.span_a[0], truth) + step_labels(b, turn.span_b[0], truth)
+    kind = "judge" if with_context else "judge_plain"
+    return SftRow(kind, turn.text, "A" if a_is_better else "B", labels)
+
+
+def step_labels(text: str, start: int, truth: Truth) -> tuple[tuple[int, str], ...]:
+    """Process labels of a text of the grammar that begins at character `start` of the prompt.
+
+    At every attribute word and every full stop: "yes" while all that the sentence has stated so far is true.
+    """
+    labels: list[tuple[int, str]] = []
+    position = 0
+    for sentence, statement in zip(language.sentences(text), language.parse(text), strict=True):
+        assert statement is not None, f"not of the grammar: {sentence}"
+        position = text.index(sentence, position)
+        stated = Statement()
+        for word in sentence.split(" "):
+            end = position + len(word)
+            attribute = language.ATTRIBUTE_OF.get(word)
+            if attribute is not None:
+                stated = replace(stated, **{attribute: word})
+                labels.append((start + end, "yes" if language.holds(stated, truth) else "no"))
+            position = end + 1
+        labels.append((start + position, "yes" if language.holds(statement, truth) else "no"))
+    return tuple(labels)
+
+
+def _draw_pair(truth: Truth, asked: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Two answers, the better one first; how long it is beside the other follows `LENGTHS`."""
+    core, extras = facts(truth, asked)
+    words = np.array([len(str(extra).split()) for extra in extras])
+    wanted = list(LENGTHS)[rng.choice(len(LENGTHS), p=list(LENGTHS.values()))]
+    while True:
+        first, second = _draft(64, rng), _draft(64, rng)
+        gap = first.preference - second.preference
+        longer = np.sign(gap) * (first.extras @ words - second.extras @ words)
+        fits = {"equal": longer == 0, "longer": longer > 0, "shorter": longer < 0}[wanted]
+        found = np.flatnonzero((gap != 0) & fits)
+        if found.size:
+            break
+    i = int(found[0])
+    texts = [_write(core, extras, drafts, i, rng) for drafts in (first, second)]
+    return (texts[0], texts[1]) if gap[i] > 0 else (texts[1], texts[0])
+
+
+def _draft(n: int, rng: np.random.Generator) -> _Drafts:
+    count = rng.choice(len(EXTRAS), size=n, p=EXTRAS)
+    order = np.argsort(rng.random((n, len(EXTRAS) - 1)), axis=-1)
+    return _Drafts(
+        core=rng.random(n) >= JUDGE_CORE_FALSE,
+        extras=order < count[:, None],
+        false=rng.random(order.shape) < JUDGE_EXTRA_FALSE,
+    )
+
+
+def _write(core: Statement, extras: Sequence[Statement], drafts: _Drafts, i: int, rng: np.random.Generator) -> str:
+    if not drafts.core[i]:
+        prior = _prior(str(core.colour))
+        core = prior if prior != core and rng.random() < JUDGE_FALSE_IS_PRIOR else corrupt(core, rng)
+    chosen = rng.permutation(np.flatnonzero(drafts.extras[i]))
+    return _join([core] + [corrupt(extras[j], rng) if drafts.false[i, j] else extras[j] for j in chosen])

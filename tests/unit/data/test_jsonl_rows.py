@@ -1,0 +1,112 @@
+"""Rows of a user's JSONL: what is read, and every way to be refused."""
+
+import codecs
+import json
+from typing import get_args
+
+import pytest
+
+from isrdpo_jax.data.jsonl_rows import RowReason, read_rows
+from isrdpo_jax.errors import DataError
+
+GOOD = {"video": "a.mp4", "question": "What moves?"}
+
+
+def read(folder, *lines, end=b"\n"):
+    path = folder / "qa.jsonl"
+    path.write_bytes(b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + end for line in lines))
+    return read_rows(path)
+
+
+BAD = [
+    (b'{"video": "a.mp4", "question": "W\xff"}', "not_utf8", "byte 34"),
+    (rb'{"video": "a.mp4", "question": "W\ud800"}', "not_utf8", "question has half a character"),
+    (b'{"video": "a.mp4", "question": "What', "bad_json", "column 32"),
+    (b'["a.mp4", "What?"]', "bad_json", "not a JSON object"),
+    (b'{"video": ' + b"[" * 100_000, "bad_json", "not usable JSON"),
+    (b'{"video": ' + b"1" * 5000 + b"}", "bad_json", "not usable JSON"),
+    ({"question": "What?"}, "missing_field", "field video is missing"),
+    ({"video": "a.mp4"}, "missing_field", "field question is missing"),
+    ({"video": "a.mp4", "question": None}, "missing_field", "field question is missing"),
+    ({"video": "", "question": "What?"}, "missing_field", "field video is empty"),
+    (GOOD | {"id": " "}, "missing_field", "field id is empty"),
+    ({"video": ["a.mp4"], "question": "What?"}, "wrong_type", 'field video must be a string, not ["a.mp4"]'),
+    (GOOD | {"id": 7}, "wrong_type", "field id must be a string, not 7"),
+    (GOOD | {"answer": False}, "wrong_type", "field answer must be a string, not false"),
+    ({"video": "a.mp4", "question": ""}, "empty_question", "empty"),
+    ({"video": "a.mp4", "question": " \t"}, "empty_question", "empty"),
+    ({"video": "a.mp4", "question": "<video>\nWhat?"}, "video_marker", "in the question"),
+    (GOOD | {"answer": "A <video>."}, "video_marker", "in the answer"),
+    (GOOD | {"id": "first"}, "duplicate_id", "line 1 has the id 'first'"),
+    (GOOD | {"id": "a.mp4#1"}, "duplicate_id", "line 2 has the id 'a.mp4#1'"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason", "detail"), BAD, ids=[f"{case[1]}-{i}" for i, case in enumerate(BAD)])
+def test_a_bad_row_is_refused_with_line_and_reason_and_the_others_stay(tmp_path, line, reason, detail):
+    rows = read(tmp_path, {"video": "b.mp4", "question": "Who?", "id": "first"}, GOOD, line, GOOD | {"id": "last"})
+    assert [(bad.line, bad.reason) for bad in rows.bad] == [(3, reason)]
+    assert detail in rows.bad[0].detail
+    assert [(row.line, row.id) for row in rows.good] == [(1, "first"), (2, "a.mp4#1"), (4, "last")]
+    assert len(rows) == 4
+
+
+def test_every_reason_is_covered():
+    assert {reason for _, reason, _ in BAD} == set(get_args(RowReason))
+
+
+def test_fields_are_kept_as_written(tmp_path):
+    rows = read(tmp_path, {"video": "a.mp4", "question": " Wás? ", "id": "x", "answer": "", "extra": [1], "note": None})
+    (row,) = rows.good
+    assert (row.video, row.id, row.question, row.answer) == ("a.mp4", "x", " Wás? ", "")
+
+
+def test_null_is_absent(tmp_path):
+    (row,) = read(tmp_path, GOOD | {"id": None, "answer": None}).good
+    assert (row.id, row.answer) == ("a.mp4#1", None)
+
+
+def test_questions_of_a_video_are_numbered_under_one_id(tmp_path):
+    lines = [{"video": video, "question": "What?"} for video in ("a.mp4", "b.mp4", "./a.mp4", "x//a.mp4", "x/a.mp4")]
+    rows = read(tmp_path, *lines)
+    assert [row.id for row in rows.good] == ["a.mp4#1", "b.mp4#1", "a.mp4#2", "x/a.mp4#1", "x/a.mp4#2"]
+    assert [row.video_id for row in rows.good] == ["a.mp4", "b.mp4", "a.mp4", "x/a.mp4", "x/a.mp4"]
+
+
+def test_video_ids_are_plain_and_stay_apart(tmp_path):
+    names = ["my clip.mp4", "my%20clip.mp4", "my#clip.mp4", "mÿ.mp4", "../up.mp4", "/abs/olute.mp4"]
+    ids = [row.video_id for row in read(tmp_path, *({"video": name, "question": "?"} for name in names)).good]
+    assert ids == [
+        "my%20clip.mp4", "my%2520clip.mp4", "my%23clip.mp4", "m%C3%BF.mp4", "../up.mp4", "/abs/olute.mp4",
+    ]  # fmt: skip
+
+
+def test_windows_files_and_blank_lines(tmp_path):
+    bom, blank = codecs.BOM_UTF8 + json.dumps(GOOD).encode(), b"  "
+    rows = read(tmp_path, bom, blank, b"", GOOD, end=b"\r\n")
+    assert [(row.line, row.question) for row in rows.good] == [(1, "What moves?"), (4, "What moves?")] and not rows.bad
+
+
+def test_a_last_line_without_an_end(tmp_path):
+    assert len(read(tmp_path, GOOD, GOOD, end=b"\n").good) == 2
+    (tmp_path / "qa.jsonl").write_bytes(json.dumps(GOOD).encode())
+    assert len(read_rows(tmp_path / "qa.jsonl").good) == 1
+
+
+def test_the_digest_is_of_the_content(tmp_path):
+    first = read(tmp_path, GOOD).sha256
+    assert read(tmp_path, GOOD).sha256 == first != read(tmp_path, GOOD, b"").sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\r\n \n"])
+def test_a_file_without_rows(tmp_path, content):
+    (tmp_path / "qa.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match="no rows"):
+        read_rows(tmp_path / "qa.jsonl")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"nothing\.jsonl.*No such file"):
+        read_rows(tmp_path / "nothing.jsonl")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rows(tmp_path)
