@@ -1,0 +1,1 @@
+"""The jitted programs: pure functions of parameters and arrays, with explicit static configuration."""

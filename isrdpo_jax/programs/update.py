@@ -1,0 +1,95 @@
+"""The optimizer and the guarded update that supervised and preference training share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isrdpo_jax.sharding import replicated
+
+
+class TrainState(NamedTuple):
+    """params: float32 masters of what is trained. bad_updates: int32, updates refused in a row (not finite)."""
+
+    params: Any
+    opt_state: Any
+    step: Any
+    bad_updates: Any
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
+    update = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    return update if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), update)
+
+
+def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Fresh moments, each on the mesh where its parameter lies. The parameters are not copied; a step donates them."""
+    shardings = jax.tree.map(lambda x: x.sharding, params)
+    whole = replicated(jax.tree.leaves(shardings)[0].mesh)
+    # Zeros depend on nothing, so the compiler would replicate the moments if it were left to choose.
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda _: whole,
+    )
+    step, bad = (jax.device_put(jnp.int32(0), whole) for _ in range(2))
+    return TrainState(params, jax.jit(optimizer.init, out_shardings=moments)(params), step, bad)
+
+
+def update_program(*static: str) -> Callable[[Callable], Callable]:
+    """`jax.jit` for a step `(state, …) -> (state, metrics)`: donates the state; the new one lies where the old one lay.
+
+    Left to itself the compiler chooses other shardings for the new state, and the next step would be compiled anew.
+    """
+
+    def decorate(step: Callable) -> Callable:
+        @functools.cache
+        def program(tree: Any, shardings: tuple) -> Callable:
+            out = (tree.unflatten(shardings), None)
+            return jax.jit(step, static_argnames=static, donate_argnames="state", out_shardings=out)
+
+        @functools.wraps(step)
+        def run(state: TrainState, *args: Any, **settings: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+            shardings, tree = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
+            return program(tree, tuple(shardings))(state, *args, **settings)
+
+        return run
+
+    return decorate
+
+
+def guarded_update(
+    state: TrainState,
+    grads: Any,
+    loss: jax.Array,
+    optimizer: optax.GradientTransformation,
+    rate: jax.Array | float = 1.0,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Apply the update, times `rate`, when loss and gradients are finite; else keep parameters and moments and count.
+
+    (`optax.apply_if_finite` applies the bad update after enough of them in a row.)
+    """
+    norm = optax.tree.norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), (params, opt_state), (state.params, state.opt_state)
+    )
+    bad = jnp.where(good, 0, state.bad_updates + 1).astype(jnp.int32)
+    return TrainState(params, opt_state, state.step + 1, bad), {"grad_norm": norm, "update_applied": good}

@@ -1,0 +1,46 @@
+"""A tree of parameters in one safetensors file; names are the tree's paths, joined by dots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from isrdpo_jax.errors import CheckpointError
+from isrdpo_jax.models.video_llava import Params
+
+
+def write_tensors(path: Path, params: Params) -> None:
+    """Writes every array of the tree, gathered to this host."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    save_file({_name(key): np.ascontiguousarray(jax.device_get(array)) for key, array in flat}, str(path))
+
+
+def read_tensors(path: Path, abstract: Params) -> Params:
+    """Reads the arrays that `abstract` names, as numpy.
+
+    Raises:
+        CheckpointError: unreadable, or names, shapes or dtypes differ; lists all differences.
+    """
+    try:
+        tensors = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}).") from error
+    flat, tree = jax.tree_util.tree_flatten_with_path(abstract)
+    wanted = {_name(key): leaf for key, leaf in flat}
+    problems = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
+    problems += [f"{name} is not part of the model" for name in tensors.keys() - wanted.keys()]
+    for name in wanted.keys() & tensors.keys():
+        have, want = tensors[name], wanted[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            problems.append(f"{name} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}")
+    if problems:
+        raise CheckpointError(f"{path}: these tensors do not fit the model: {'; '.join(sorted(problems))}.")
+    return jax.tree.unflatten(tree, [tensors[name] for name in wanted])
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
