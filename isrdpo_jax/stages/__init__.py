@@ -1,0 +1,1 @@
+"""Host loops over the device programs: supervised start, collect, pairs, reference, optimize."""

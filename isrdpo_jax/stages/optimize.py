@@ -1,0 +1,165 @@
+"""DPO on one iteration's pairs: a fresh optimizer, exact resume, and a check that training starts where it should."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from isrdpo_jax.data.loader import VideoSource
+from isrdpo_jax.errors import DivergedError
+from isrdpo_jax.models.video_llava import Params
+from isrdpo_jax.ops.losses import loss_at_zero_margin
+from isrdpo_jax.programs.dpo_step import dpo_step
+from isrdpo_jax.programs.update import TrainState, adamw, create_state
+from isrdpo_jax.runs.checkpoint import PendingSave, newest_verified, prune, restore_tree, start_save
+from isrdpo_jax.runs.layout import IterationLayout
+from isrdpo_jax.runs.metrics import MetricsWriter
+from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.schema import Config, DpoConfig
+from isrdpo_jax.sharding import replicated
+from isrdpo_jax.stages.engine import Policy
+from isrdpo_jax.stages.pair_batches import PairSet, epoch_order, place, updates
+
+log = logging.getLogger(__name__)
+
+FLOAT32_TOLERANCE = 1e-6  # of max |log-prob|, times beta: rounding of the same sum in two compilations
+BFLOAT16_WARN, BFLOAT16_STOP = 0.1, 0.2
+
+
+def update_count(pairs: int, dpo: DpoConfig) -> int:
+    return dpo.epochs * -(-pairs // dpo.batch_size)
+
+
+def learning_rate(update: int, total: int, dpo: DpoConfig) -> float:
+    """The rate of update 0 … total - 1: a linear warm-up and a linear decay; none is wasted on a rate of zero."""
+    warmup = int(np.ceil(dpo.warmup_fraction * total))
+    if update < warmup:
+        return dpo.learning_rate * (update + 1) / warmup
+    return dpo.learning_rate * (total - update) / (total - warmup + (warmup > 0))
+
+
+@functools.cache  # a static argument of the step: one object for all iterations
+def make_optimizer(dpo: DpoConfig) -> optax.GradientTransformation:
+    return adamw(1.0, b1=dpo.b1, b2=dpo.b2, eps=dpo.eps, weight_decay=dpo.weight_decay, clip_norm=dpo.clip_norm)
+
+
+def start_check(metrics: dict[str, float], dpo: DpoConfig, dtype: str) -> str:
+    """Where the reference is the policy, the first batch's margins are zero and the loss is that of margin zero.
+
+    Returns:
+        A sentence for the user.
+
+    Raises:
+        DivergedError: they are not.
+    """
+    margin, logp = metrics["max_abs_margin"], metrics["max_abs_logp"]
+    expected = loss_at_zero_margin(dpo.loss, dpo.beta, dpo.label_smoothing)
+    expects = f"margin 0 gives {expected:.6f} plus the SFT term"
+    told = f"first batch: max |margin| {margin:.3g}, loss {metrics['loss']:.6f} ({expects})"
+    limit = dpo.beta * FLOAT32_TOLERANCE * logp if dtype == "float32" else BFLOAT16_STOP
+    if not margin <= limit:
+        raise DivergedError(
+            f"{told}: above {limit:.3g}, so the stored reference is not this policy. Delete this iteration's reference."
+        )
+    if dtype != "float32" and margin > BFLOAT16_WARN:
+        log.warning("%s: above %s, large even for %s", told, BFLOAT16_WARN, dtype)
+    return told
+
+
+def optimize(
+    policy: Policy,
+    source: VideoSource,
+    pairs: PairSet,
+    reference: np.ndarray,
+    config: Config,
+    layout: IterationLayout,
+    *,
+    starts_at_reference: bool,
+    stop: StopSignal,
+    after_update: Callable[[dict[str, float]], None],
+    say: Callable[[str], None],
+) -> Params:
+    """Trains the decoder from π_t to π_{t+1}; goes on from the newest training state on disk.
+
+    Returns:
+        All parameters of π_{t+1}.
+
+    Raises:
+        DivergedError: `dpo.max_bad_updates` updates in a row were not finite, or the start check failed.
+        StoppedError: on request, behind a saved training state.
+    """
+    dpo, iteration = config.dpo, layout.index
+    total = update_count(len(pairs), dpo)
+    optimizer = make_optimizer(dpo)
+    frozen = {name: value for name, value in policy.params.items() if name != "llama"}
+    state = create_state(jax.tree.map(jnp.copy, policy.params["llama"]), optimizer)  # the step donates it
+    found = newest_verified(layout.train, verify=config.checkpoint.verify)
+    for problem in found.refused:
+        say(problem)
+    if found.path is not None:
+        state = restore_tree(found.path, state, verify=config.checkpoint.verify)
+        say(f"going on behind update {found.step} of {total}")
+    index_of = {video: i for i, video in enumerate(source.ids)}
+    prefix_ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
+    pending: PendingSave | None = None
+    step = 0
+    with MetricsWriter(layout.metrics, resumed_step=found.step, tensorboard=layout.tensorboard) as writer:
+        for epoch in range(dpo.epochs):
+            for indices, weights in updates(epoch_order(len(pairs), config.run.seed, iteration, epoch), dpo):
+                step += 1
+                if step <= found.step:
+                    continue
+                batch = place(policy, source, index_of, pairs, indices, weights, reference, dpo)
+                rate = learning_rate(step - 1, total, dpo)
+                state, measured = dpo_step(
+                    state,
+                    frozen,
+                    prefix_ids,
+                    batch,
+                    np.float32(rate),
+                    config=policy.config,
+                    dpo=dpo,
+                    optimizer=optimizer,
+                )
+                metrics = {name: float(value) for name, value in jax.device_get(measured).items()}
+                metrics["learning_rate"] = rate
+                if step == 1 and starts_at_reference:
+                    say(start_check(metrics, dpo, policy.config.compute_dtype))
+                writer.write(step, metrics)
+                _check_bad(int(state.bad_updates), step, dpo, layout)
+                after_update(metrics)
+                if step < total and (step % config.checkpoint.every_steps == 0 or stop.requested):
+                    pending = _save(layout, state, step, pending)
+                    if stop.requested:
+                        pending.wait()
+                        stop.check()
+    if pending:
+        pending.wait()
+    return {**frozen, "llama": state.params}
+
+
+def _save(layout: IterationLayout, state: TrainState, step: int, pending: PendingSave | None) -> PendingSave:
+    """Begins to save; the former save is waited for, and only then are older states removed."""
+    if pending:
+        pending.wait()
+        older = [layout.train_step(n) for n in layout.train_steps() if layout.train_step(n) != pending.path]
+        prune(older, [pending.path])
+    return start_save(layout.train_step(step), state, iteration=layout.index, facts={"step": step})
+
+
+def _check_bad(bad: int, step: int, dpo: DpoConfig, layout: IterationLayout) -> None:
+    if bad:
+        log.warning("update %d is not finite and was not applied (%d in a row)", step, bad)
+    if bad >= dpo.max_bad_updates:
+        found = newest_verified(layout.train)
+        good = found.path or layout.root.parent / f"iter_{layout.index - 1:02d}" / "checkpoint"
+        raise DivergedError(
+            f"iteration {layout.index}: {bad} updates in a row, up to {step}, were not finite. The last good "
+            f"checkpoint is {good}. Lower dpo.learning_rate, or set dpo.clip_norm."
+        )

@@ -1,0 +1,87 @@
+"""One question, or one response, about one video file: `isrdpo ask` and `isrdpo score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from isrdpo_jax.data.packing import PairTokens, bucket, pack_pairs
+from isrdpo_jax.data.prompts import check_text, load_prompts
+from isrdpo_jax.data.video import decode_video
+from isrdpo_jax.errors import DataError
+from isrdpo_jax.programs.dpo_step import PairBatch, response_logprobs
+from isrdpo_jax.programs.packed import PackedRows
+from isrdpo_jax.schema import MeshConfig
+from isrdpo_jax.sharding import make_mesh, replicated
+from isrdpo_jax.stages.engine import Decoding, Policy, complete, encode_frames, open_policy, open_prefixes
+
+
+def _open(model: str, prompts_dir: str | None) -> Policy:
+    """The policy on one device: a single question does not split."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    return open_policy(model, mesh, load_prompts(prompts_dir))
+
+
+def _features(policy: Policy, video: Path) -> jax.Array:
+    decoded = decode_video(video, policy.config.vision.num_frames)
+    return encode_frames(policy, [decoded.frames])
+
+
+def ask_video(
+    model: str,
+    video: Path,
+    question: str,
+    *,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+    prompts_dir: str | None = None,
+) -> dict[str, Any]:
+    """Answers a question: {"text", "finish", "tokens"}.
+
+    Raises:
+        VideoError, DataError, CheckpointError: what is wrong with the video, the question or the model.
+    """
+    if not question.strip():
+        raise DataError("the question is empty.")
+    check_text(question, "the question")
+    policy = _open(model, prompts_dir)
+    turn = policy.prompts.answer(question)
+    room = policy.config.llama.max_positions - policy.prefix_length - bucket(len(policy.tokenizer.encode_turn(turn)))
+    if room < 1:
+        raise DataError(f"the question leaves no room for an answer in {policy.config.llama.max_positions} positions.")
+    (answer,) = complete(
+        policy,
+        open_prefixes(policy, _features(policy, video)),
+        [[turn]],
+        [[question]],
+        [[0]],
+        Decoding(min(max_new_tokens, room), temperature),
+        purpose="respond",
+        seed=seed,
+        iteration=0,
+    )[0]
+    assert answer is not None
+    return {"text": answer.text, "finish": answer.finish, "tokens": list(answer.tokens)}
+
+
+def score_response(
+    model: str, video: Path, prompt: str, response: str, *, prompts_dir: str | None = None
+) -> dict[str, Any]:
+    """The log-prob of a response, EOS counted: {"logprob", "tokens", "per_token"}, in nats."""
+    check_text(prompt, "the prompt")
+    check_text(response, "the response")
+    policy = _open(model, prompts_dir)
+    turn, tokens = policy.tokenizer.encode_turn(prompt), tuple(policy.tokenizer.encode_response(response))
+    policy.check_fits(len(turn) + len(tokens), "prompt and response")
+    pair = PairTokens(tuple(turn), tokens, tokens[-1:])  # scored like a pair; the other side is a bare EOS
+    rows, mask = pack_pairs([pair], policy.prefix_length, bucket(pair.width), bucket(len(tokens), 16))
+    batch = PairBatch(
+        _features(policy, video), PackedRows(*rows), mask, np.zeros((1, 2), np.float32), np.ones(1, np.float32)
+    )
+    ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
+    scored = np.asarray(response_logprobs(policy.params, ids, batch, config=policy.config))[0, 0, : len(tokens)]
+    return {"logprob": float(scored.sum()), "tokens": list(tokens), "per_token": [float(value) for value in scored]}
