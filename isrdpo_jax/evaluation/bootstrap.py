@@ -1,0 +1,149 @@
+"""Percentile bootstrap over videos: every reported number carries its denominator and a 95 % interval.
+
+Answers about one video are not independent, so whole videos are drawn with replacement (a cluster bootstrap: Field and
+Welsh, "Bootstrapping clustered data", JRSS B 69(3), 2007). A measure is a ratio of sums, never a mean of means: the
+share of false statements is all false statements over all statements, in the data as in every draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+_DRAWS_AT_ONCE = 64  # bounds the memory of a draw: 64 x groups weights
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number.
+
+    Attributes:
+        value: the ratio of sums; None where nothing was counted.
+        count: what the value is an average over (its denominator); 0 where nothing was counted.
+        low: lower end of the 95 % interval; None where fewer than two videos were counted: they show no spread.
+        high: upper end of the interval; None together with `low`.
+    """
+
+    value: float | None
+    count: int
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """The four fields as JSON values; never NaN or infinite."""
+        return asdict(self)
+
+
+NOTHING = Estimate(value=None, count=0, low=None, high=None)
+
+
+def mean_interval(sums: np.ndarray, counts: np.ndarray, groups: Sequence, samples: int, seed: int) -> Estimate:
+    """A ratio of sums with its bootstrap interval over groups.
+
+    Args:
+        sums: float [rows], the numerators, for example false statements of each answer.
+        counts: float or int [rows], the denominators, for example statements of each answer.
+        groups: [rows], the video that each row belongs to; any hashable ids.
+        samples: how many times the groups are drawn.
+        seed: makes the interval reproducible; equal input gives an equal interval.
+
+    Returns:
+        sum(sums) / sum(counts), with sum(counts) as `count`.
+
+    Raises:
+        ValueError: if the lengths differ, a number is not finite, or a denominator is negative.
+    """
+    totals = _totals_by_group(groups, sums, counts)
+    totals = totals[:, totals.any(axis=0)]  # a video that was not counted says nothing about spread
+    if not totals[1].any():
+        return NOTHING
+    value, low, high = _bootstrap(totals, _ratio, samples, seed)
+    return Estimate(value, round(float(totals[1].sum())), low, high)
+
+
+def paired_difference(
+    sums: np.ndarray,
+    counts: np.ndarray,
+    other_sums: np.ndarray,
+    other_counts: np.ndarray,
+    groups: Sequence,
+    samples: int,
+    seed: int,
+) -> Estimate:
+    """How much a ratio of sums exceeds another one that was measured on the same videos.
+
+    Every draw takes the same videos on both sides, so that what makes a video easy or hard cancels. A video that was
+    not counted on both sides (a denominator of 0) is left out of both.
+
+    Args:
+        sums: float [rows], numerators of the first measure.
+        counts: float or int [rows], its denominators; 0 where the row exists only on the other side.
+        other_sums: float [rows], numerators of the second measure, row by row about the same record.
+        other_counts: float or int [rows], its denominators.
+        groups: [rows], the video that each row belongs to.
+        samples: how many times the groups are drawn.
+        seed: makes the interval reproducible.
+
+    Returns:
+        The first ratio minus the second; `count` is the number of videos counted on both sides.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    totals = _totals_by_group(groups, sums, counts, other_sums, other_counts)
+    totals = totals[:, (totals[1] > 0) & (totals[3] > 0)]
+    if not totals.size:
+        return NOTHING
+
+    def difference(
+        sums: np.ndarray, counts: np.ndarray, other_sums: np.ndarray, other_counts: np.ndarray
+    ) -> np.ndarray:
+        return _ratio(sums, counts) - _ratio(other_sums, other_counts)
+
+    value, low, high = _bootstrap(totals, difference, samples, seed)
+    return Estimate(value, totals.shape[1], low, high)
+
+
+def _totals_by_group(groups: Sequence, *columns: np.ndarray) -> np.ndarray:
+    """float64 [columns, groups]: each column summed within every group, groups in sorted order."""
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    if any(array.shape != (len(groups),) for array in arrays):
+        raise ValueError(f"{len(groups)} groups, but columns of shapes {[array.shape for array in arrays]}")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("numerators and denominators must be finite")
+    if any((array < 0).any() for array in arrays[1::2]):
+        raise ValueError("a denominator is negative")
+    # Sorted, so that the draws do not depend on the order in which rows were collected.
+    position = {group: i for i, group in enumerate(sorted(set(groups)))}
+    index = np.fromiter((position[group] for group in groups), dtype=np.int64, count=len(groups))
+    return np.stack([np.bincount(index, weights=array, minlength=len(position)) for array in arrays])
+
+
+def _bootstrap(
+    totals: np.ndarray, statistic: Callable[..., np.ndarray], samples: int, seed: int
+) -> tuple[float, float | None, float | None]:
+    """The statistic of the column totals, and its percentile interval when the groups are drawn with replacement."""
+    value = float(statistic(*totals.sum(axis=1)))
+    groups = totals.shape[1]
+    if groups < 2:
+        return value, None, None
+    rng = np.random.default_rng(seed)
+    draws = []
+    for start in range(0, samples, _DRAWS_AT_ONCE):
+        weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(_DRAWS_AT_ONCE, samples - start))
+        draws.append(statistic(*(totals @ weights.T)))
+    drawn = np.concatenate(draws)
+    drawn = drawn[np.isfinite(drawn)]  # a draw may hold only groups without a denominator
+    if not drawn.size:
+        return value, None, None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return value, float(low), float(high)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """sums / counts, NaN where the denominator is 0."""
+    return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=np.asarray(counts) > 0)

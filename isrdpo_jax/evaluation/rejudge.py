@@ -1,0 +1,111 @@
+"""Judging an iteration's stored responses again, another way: `isrdpo judge`. Nothing of the run is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from isrdpo_jax.config import load_config
+from isrdpo_jax.data.loader import open_split
+from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.errors import ConfigError, DataError
+from isrdpo_jax.evaluation.judging import judged_correctly
+from isrdpo_jax.runs.layout import RunLayout
+from isrdpo_jax.sharding import make_mesh
+from isrdpo_jax.stages.collect import (
+    Row,
+    batch_ranges,
+    describe,
+    judge,
+    judged_prefixes,
+    judgement_row,
+    make_case,
+    read_parts,
+)
+from isrdpo_jax.stages.engine import Completion, encode_frames, open_policy, open_prefixes
+from isrdpo_jax.weights.policy_folder import PolicyFolder
+
+
+def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Console) -> dict[str, Any]:
+    """Verdicts of π_t on its own stored responses under other `judge.*` settings, beside the stored ones.
+
+    A retrospective context is the stored c_t; a fresh one is described anew.
+
+    Returns:
+        {"stored": figures, "again": figures, "same_verdict": share, "rows": the new judgements}.
+
+    Raises:
+        ConfigError: an override is not of the section `judge`. DataError: the iteration was not collected.
+    """
+    overrides = list(overrides)
+    if foreign := [text for text in overrides if not text.startswith("judge.")]:
+        raise ConfigError(f"{foreign[0]}: only judge.KEY=VALUE can be changed; the responses are the stored ones.")
+    layout = RunLayout(run)
+    stored_layout = layout.iteration(iteration)
+    if not stored_layout.manifest("collect").exists():
+        raise DataError(f"{stored_layout.root}: no finished collect to judge again.")
+    config = load_config(layout.config, overrides).config
+    mesh = make_mesh(config.mesh)
+    folder = PolicyFolder(layout.root, layout.iteration(iteration - 1).checkpoint)
+    policy = open_policy(folder, mesh, load_prompts(config.prompts.dir), verify=config.checkpoint.verify)
+    source = open_split(config, "train", num_frames=policy.config.vision.num_frames)
+    responses = {row["id"]: row for row in read_parts(stored_layout, "responses")}
+    contexts = {row["video"]: row["text"] for row in read_parts(stored_layout, "descriptions")}
+    places = max(len(video.questions) for video in source)
+    how = {"seed": config.run.seed, "iteration": iteration}
+    again: list[Row] = []
+    for batch in track(
+        batch_ranges(len(source), config.collect.batch_videos), "judge", console=console, transient=True
+    ):
+        videos = [source[i] for i in batch]
+        padded = [*videos, *[None] * (config.collect.batch_videos - len(videos))]
+        frames = [(video or videos[-1]).frames for video in padded]
+        features = encode_frames(policy, frames)
+        prefixes = open_prefixes(policy, features)
+        if config.judge.context == "retrospective" and contexts:
+            told = [contexts.get(video.id) if video else None for video in padded]
+        else:
+            fresh = describe(policy, prefixes, padded, config, previous={}, **how)
+            told = [one.text if one else None for one in fresh]
+        asked = [[*(video.questions if video else ()), *[None] * places][:places] for video in padded]
+        cases = [
+            [
+                make_case(policy, question, _pair(responses[question.id]), context, config) if question else None
+                for question in row
+            ]
+            for row, context in zip(asked, told, strict=True)
+        ]
+        seen = judged_prefixes(policy, prefixes, features, frames, len(videos), config.judge)
+        judged = judge(policy, seen, cases, asked, config, **how)
+        again += [
+            judgement_row(video, question, context, judgement)
+            for video, row, context, verdicts in zip(padded, asked, told, judged, strict=True)
+            for question, judgement in zip(row, verdicts, strict=True)
+            if video and question and judgement
+        ]
+    truths = {video.id: video.truth for video in source}
+    stored = read_parts(stored_layout, "judgements")
+    before = {row["id"]: row["verdict"] for row in stored}
+    both = [(before[row["id"]], row["verdict"]) for row in again if None not in (before[row["id"]], row["verdict"])]
+
+    def figures(rows: list[Row]) -> dict[str, Any]:
+        right = [row["correct"] for row in judged_correctly(list(responses.values()), rows, truths)]
+        odds = [row["log_odds"] for row in rows if row["log_odds"]]
+        return {
+            "verdicts": sum(row["verdict"] is not None for row in rows),
+            "orders_agree": sum(a * b > 0 for a, b in odds) / len(odds) if odds else None,
+            "accuracy": sum(right) / len(right) if right else None,
+            "accuracy_count": len(right),
+        }
+
+    same = sum(a == b for a, b in both) / len(both) if both else None
+    return {"stored": figures(stored), "again": figures(again), "same_verdict": same, "rows": again}
+
+
+def _pair(row: Row) -> tuple[Completion, Completion]:
+    first, second = (Completion(one["text"], tuple(one["tokens"]), one["finish"]) for one in row["responses"])
+    return first, second

@@ -1,0 +1,188 @@
+"""`report/index.html`: runs side by side, in one file that needs nothing else (no script, no network)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from isrdpo_jax.report import curves, measures, plots
+from isrdpo_jax.report.examples import Frames, cards
+from isrdpo_jax.report.load import Iteration, Run, load_run
+from isrdpo_jax.report.tallies import REASONS, JudgePanel, Lengths, PairCounts, judge_panel, lengths, pair_counts
+from isrdpo_jax.report.training import MEANINGS, Training, read_training
+from isrdpo_jax.runs.atomic import write_text
+
+KEY_SETTINGS = (
+    "start",
+    "run.seed",
+    "judge.mode",
+    "judge.context",
+    "judge.video",
+    "judge.inconsistent",
+    "dpo.loss",
+    "dpo.beta",
+    "dpo.learning_rate",
+    "dpo.reference",
+)
+NOT_SETTINGS = ("run.name", "run.dir")
+REASON_TEXTS = {
+    "tie": "a tie",
+    "identical": "the responses are identical",
+    "unfinished": "a response hit the length limit",
+    "invalid": "the verdict could not be parsed",
+    "inconsistent": "the two orders disagree",
+    "empty": "a response is empty",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything the tables say about one iteration of one run."""
+
+    iteration: Iteration
+    state: str
+    counts: PairCounts
+    judge: JudgePanel
+    lengths: Lengths
+    training: Training
+
+
+@dataclass(frozen=True)
+class Column:
+    """One run of the report."""
+
+    index: int
+    label: str
+    run: Run
+    swatch: Markup
+    rows: tuple[Row, ...]
+
+
+def build_report(run_dirs: Sequence[Path], out: Path, frames: Frames, max_examples: int = 4) -> Path:
+    """Renders the report of one or more runs.
+
+    Args:
+        run_dirs: run folders; finished, unfinished, or being written.
+        out: the folder that receives `index.html`.
+        frames: `frames(run_dir, video_id)` gives a video's frames, uint8 [t, H, W, 3], or None when not at hand.
+        max_examples: questions shown per iteration.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        DataError: if a folder is not a run.
+    """
+    runs = [load_run(Path(path)) for path in run_dirs]
+    labels = _labels(runs)
+    columns = [_column(i, label, run) for i, (label, run) in enumerate(zip(labels, runs, strict=True))]
+    headline = [measure for measure in measures.MEASURES if measure.headline]
+    numbers = sorted({iteration.number for run in runs for iteration in run.trained})
+    page = (
+        _environment()
+        .get_template("template.html.j2")
+        .render(
+            columns=columns,
+            summary=[_summarise(column) for column in columns],
+            settings=_settings(runs),
+            changes=[[measures.change(run, measure) for run in runs] for measure in headline],
+            curves=[(measure, curves.measure_curve(runs, labels, measure)) for measure in headline],
+            training_curves=curves.training_curves(runs, labels),
+            examples=[(number, cards(runs, number, frames, max_examples)) for number in numbers],
+            reasons=REASONS,
+            meanings=_meanings(columns),
+        )
+    )
+    path = out / "index.html"
+    write_text(path, page)
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (files(__package__) / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=measures.number, signed=measures.signed, percent=measures.percent)
+    environment.globals.update(
+        interval=measures.interval,
+        measure=measures.BY_KEY,
+        reason_texts=REASON_TEXTS,
+        sigmoid=_sigmoid,
+        dash=measures.DASH,
+    )
+    return environment
+
+
+def _column(index: int, label: str, run: Run) -> Column:
+    rows = tuple(
+        Row(i, run.state(i), pair_counts(i), judge_panel(i), lengths(i), read_training(run, i)) for i in run.trained
+    )
+    return Column(index, label, run, plots.swatch(index), rows)
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Folder names, with as much of the path as tells them apart."""
+    names = Counter(run.name for run in runs)
+    return [run.name if names[run.name] == 1 else str(run.path) for run in runs]
+
+
+def _summarise(column: Column) -> str:
+    """One sentence: from where to where in how many iterations."""
+    told = []
+    for key, words in (
+        ("accuracy", "held-out accuracy"),
+        ("false_share", "false statements"),
+        ("words", "words per answer"),
+    ):
+        change = measures.change(column.run, measures.BY_KEY[key])
+        if change.first is not None and change.last is not None and change.difference is not None:
+            first, last = (change.measure.write(point.estimate.value) for point in (change.first, change.last))
+            told.append((f"{words} {first} → {last}", change.last.iteration))
+    if not told:
+        return "There are no two evaluations to compare yet."
+    iterations = told[0][1]
+    plural = "" if iterations == 1 else "s"
+    return f"In {iterations} iteration{plural}: {', '.join(text for text, _ in told)}."
+
+
+def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str], bool]]:
+    """(key, value per run, whether they differ): the settings that matter most, and all that differ."""
+    flat = [_flatten(run.config) for run in runs]
+    others = {key for config in flat for key in config} - {*KEY_SETTINGS, *NOT_SETTINGS}
+    keys = [*KEY_SETTINGS, *sorted(others)]
+    table = []
+    for key in keys:
+        values = [measures.DASH if config.get(key) is None else str(config[key]) for config in flat]
+        differ = len(set(values)) > 1
+        if differ or (key in KEY_SETTINGS and any(key in config for config in flat)):
+            table.append((key, values, differ))
+    return table
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _meanings(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    """The readings that occur, each with what it means."""
+    occur = {row.training.reading for column in columns for row in column.rows}
+    return [(reading, meaning) for reading, meaning in MEANINGS.items() if reading in occur]
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -1,0 +1,264 @@
+"""Read a run's files into plain records, taking what is there: a run may be unfinished, or be writing at this moment.
+
+Only what every figure of the report needs is kept in memory; the texts of the few examples are read in a second pass
+(`examples.py`). What cannot be read is named in `Run.notes` and never stops the report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from isrdpo_jax.errors import DataError
+from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout
+from isrdpo_jax.yaml_tree import CoreLoader
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number as `evaluation/summary.json` holds it: value, denominator, 95 % interval where there is one."""
+
+    value: float
+    count: int | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict without its texts.
+
+    Attributes:
+        log_odds: log p(y1 is better) - log p(y2 is better) in each order; empty where nothing was asked.
+        words: words of the two responses.
+    """
+
+    id: str
+    video: str
+    log_odds: tuple[float, ...]
+    margin: float | None
+    verdict: int | None
+    reason: str
+    words: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """One description c_t; `change` is 1 - |words in c_{t-1} and c_t| / |words in either|, None without c_{t-1}."""
+
+    video: str
+    words: int
+    cut: bool
+    change: float | None
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What an iteration left on disk; 0 is the start policy, which has an evaluation only."""
+
+    layout: IterationLayout
+    done: tuple[str, ...]
+    judgements: tuple[Judgement, ...] = ()
+    descriptions: tuple[Description, ...] = ()
+    pairs: tuple[tuple[str, int, int], ...] | None = None  # (id, words chosen, words rejected); None: not built yet
+    metrics: tuple[dict[str, Any], ...] = ()
+    summary: dict[str, Estimate] | None = None
+
+    @property
+    def number(self) -> int:
+        """t."""
+        return self.layout.index
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Ids of the questions that gave a pair."""
+        return frozenset(pair[0] for pair in self.pairs or ())
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. `iterations` are in order, the start first where it is there."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    iterations: tuple[Iteration, ...]
+    notes: tuple[str, ...]
+
+    def setting(self, dotted: str, default: Any = None) -> Any:
+        """A value of the run's config by its dotted key."""
+        node: Any = self.config
+        for key in dotted.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        return default if node is None else node
+
+    @property
+    def planned(self) -> int | None:
+        """N, the number of iterations that the config asks for."""
+        return self.setting("run.iterations")
+
+    @property
+    def trained(self) -> tuple[Iteration, ...]:
+        """The iterations behind the start."""
+        return tuple(iteration for iteration in self.iterations if iteration.number > 0)
+
+    @property
+    def last_stage(self) -> str:
+        """The stage that ends an iteration."""
+        return "evaluate" if self.setting("evaluation.enabled", True) else "optimize"
+
+    def state(self, iteration: Iteration) -> str:
+        """In words: "done", or what is still to come."""
+        if iteration.number == 0:
+            if self.last_stage != "evaluate":
+                return "evaluation disabled"
+            return "done" if iteration.summary else "not evaluated yet"
+        if self.last_stage in iteration.done:
+            return "done"
+        missing = [stage for stage in STAGES if stage not in iteration.done]
+        return f"in progress: {missing[0]}"
+
+    @property
+    def progress(self) -> str:
+        """In words: how far the run is."""
+        finished = sum(self.state(iteration) == "done" for iteration in self.trained)
+        if self.planned and finished >= self.planned:
+            return f"finished: {finished} iterations"
+        of = f" of {self.planned}" if self.planned else ""
+        running = next((i for i in reversed(self.trained) if self.state(i) != "done"), None)
+        now = "" if running is None else f"; {running.number} is {self.state(running)}"
+        return f"unfinished: {finished}{of} iterations done{now}"
+
+
+@dataclass
+class Notes:
+    """What could not be read, counted per file."""
+
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(f"{name}: {n} unreadable record{'s' * (n > 1)} left out" for name, n in self.unreadable.items())
+
+
+def load_run(path: Path) -> Run:
+    """Reads a run folder.
+
+    Args:
+        path: the folder `runs/NAME`.
+
+    Raises:
+        DataError: if there is no such folder, or it is no run.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such run folder; name the folder of a run, for example runs/shapes")
+    notes = Notes()
+    layout = RunLayout(path)
+    iterations = tuple(_load_iteration(iteration, notes) for iteration in layout.iterations())
+    if not iterations and not layout.config.is_file():
+        raise DataError(f"{path}: holds neither a config.yaml nor an iteration; name the folder of a run")
+    return Run(path.resolve().name, path, _read_config(layout.config, notes), iterations, notes.lines())
+
+
+def read_rows(paths: list[Path], parse: Callable[[dict[str, Any]], T], notes: Notes) -> Iterator[T]:
+    """Parses JSON lines one by one; lines that do not parse (a torn end, a lacking field) are counted in `notes`."""
+    for path in paths:
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if not line.strip():
+                    continue
+                try:
+                    row = parse(json.loads(line))
+                except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+                    notes.unreadable["/".join(path.parts[-3:])] += 1
+                    continue
+                yield row
+
+
+def count_words(text: str) -> int:
+    """Words as the evaluation counts them: runs of non-blank characters."""
+    return len(text.split())
+
+
+def _load_iteration(layout: IterationLayout, notes: Notes) -> Iteration:
+    words = dict(read_rows(layout.parts("responses"), _response_words, notes))
+    judgements = read_rows(layout.parts("judgements"), lambda row: _judgement(row, words), notes)
+    return Iteration(
+        layout=layout,
+        done=tuple(stage for stage in STAGES if layout.manifest(stage).is_file()),
+        judgements=tuple(judgements),
+        descriptions=tuple(read_rows(layout.parts("descriptions"), _description, notes)),
+        pairs=tuple(read_rows([layout.pairs], _pair, notes)) if layout.pairs.is_file() else None,
+        metrics=tuple(read_rows([layout.metrics], _metrics, notes)),
+        summary=_read_summary(layout.evaluation / "summary.json", notes),
+    )
+
+
+def _response_words(row: dict[str, Any]) -> tuple[str, tuple[int, int]]:
+    first, second = row["responses"]
+    return row["id"], (count_words(first["text"]), count_words(second["text"]))
+
+
+def _judgement(row: dict[str, Any], words: dict[str, tuple[int, int]]) -> Judgement:
+    log_odds = tuple(float(x) for x in row.get("log_odds") or () if x is not None)
+    margin = row.get("margin")
+    return Judgement(
+        id=row["id"],
+        video=row["video"],
+        log_odds=log_odds,
+        margin=None if margin is None else float(margin),
+        verdict=row.get("verdict"),
+        reason=row["reason"],
+        words=words.get(row["id"]),
+    )
+
+
+def _description(row: dict[str, Any]) -> Description:
+    new, old = set(row["text"].split()), set((row.get("previous") or "").split())
+    change = 1 - len(new & old) / len(new | old) if old else None
+    return Description(row["video"], count_words(row["text"]), row.get("finish") == "length", change)
+
+
+def _pair(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["id"], count_words(row["chosen"]), count_words(row["rejected"])
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, Any]:
+    return {"step": int(row["step"]), **{key: value for key, value in row.items() if key != "step"}}
+
+
+def _read_summary(path: Path, notes: Notes) -> dict[str, Estimate] | None:
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {key: _estimate(entry) for key, entry in raw.items() if _is_measured(entry)}
+    except (ValueError, AttributeError):
+        notes.unreadable["/".join(path.parts[-3:])] += 1
+        return None
+
+
+def _is_measured(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("value") is not None
+
+
+def _estimate(entry: dict[str, Any]) -> Estimate:
+    return Estimate(entry["value"], entry.get("count"), entry.get("low"), entry.get("high"))
+
+
+def _read_config(path: Path, notes: Notes) -> dict[str, Any]:
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), CoreLoader) if path.is_file() else {}
+    except (yaml.YAMLError, ValueError):
+        notes.unreadable[path.name] += 1
+        return {}
+    return config if isinstance(config, dict) else {}

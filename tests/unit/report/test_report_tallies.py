@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from isrdpo_jax.report.load import Description, Iteration, Judgement
+from isrdpo_jax.report.tallies import judge_panel, lengths, pair_counts
+from isrdpo_jax.runs.layout import IterationLayout
+
+
+def judgement(id, log_odds=(), verdict=None, reason="ok", words=None):
+    margin = sum(log_odds) / len(log_odds) if log_odds else None
+    return Judgement(id, "v", tuple(log_odds), margin, verdict, reason, words)
+
+
+def iteration(judgements=(), pairs=None, descriptions=()):
+    return Iteration(IterationLayout(Path("iter_01"), 1), (), tuple(judgements), tuple(descriptions), pairs)
+
+
+def test_a_judge_that_always_says_a_flips_always():
+    # y1 is A in order 1 (log-odds for y1 positive) and B in order 2 (negative).
+    panel = judge_panel(iteration([judgement(str(i), (2.0, -2.0), reason="tie") for i in range(4)]))
+    assert (panel.flips.value, panel.says_a.value, panel.ties.value) == (1.0, 1.0, 1.0)
+    assert (panel.judged, panel.says_a.count) == (4, 8)
+
+
+def test_a_judge_that_always_says_b():
+    panel = judge_panel(iteration([judgement("0", (-2.0, 2.0), reason="tie")]))
+    assert (panel.flips.value, panel.says_a.value) == (1.0, 0.0)
+
+
+def test_a_judge_that_looks_at_the_responses():
+    panel = judge_panel(iteration([judgement("0", (1.0, 2.0), 0), judgement("1", (-1.0, -2.0), 1)]))
+    assert (panel.flips.value, panel.says_a.value, panel.margin.value) == (0.0, 0.5, 1.5)
+
+
+def test_longer_wins_counts_decided_pairs_of_unequal_length():
+    panel = judge_panel(
+        iteration(
+            [
+                judgement("long", (1.0, 1.0), 0, words=(9, 4)),
+                judgement("short", (1.0, 1.0), 0, words=(4, 9)),
+                judgement("short too", (-1.0, -1.0), 1, words=(9, 4)),
+                judgement("equal", (1.0, 1.0), 0, words=(5, 5)),
+                judgement("tie", (0.0, 0.0), None, "tie", words=(5, 9)),
+            ]
+        )
+    )
+    assert panel.longer_wins.value == pytest.approx(1 / 3)
+    assert panel.longer_wins.count == 3
+
+
+def test_what_was_not_asked_is_no_verdict():
+    panel = judge_panel(iteration([judgement("0", reason="identical"), judgement("1", reason="invalid")]))
+    assert panel.judged == 1
+    assert (panel.invalid.value, panel.flips.value, panel.flips.count) == (1.0, None, 0)
+
+
+def test_pair_counts_add_up():
+    judged = [judgement("0", (1.0, 1.0), 0), judgement("1", (1.0, 1.0), 0), judgement("2", reason="tie")]
+    judged.append(judgement("3", reason="unheard of"))
+    counts = pair_counts(iteration(judged, pairs=(("0", 3, 4),)))
+    assert (counts.questions, counts.kept, counts.reasons["tie"], counts.other) == (4, 1, 1, 2)
+    assert counts.kept + sum(counts.reasons.values()) + counts.other == counts.questions
+    assert pair_counts(iteration(judged)).kept is None
+
+
+def test_lengths():
+    ledger = lengths(
+        iteration(
+            pairs=(("0", 12, 10), ("1", 6, 2)),
+            descriptions=(Description("v", 8, False, None), Description("w", 10, True, 0.5)),
+        )
+    )
+    assert (ledger.chosen, ledger.rejected, ledger.ratio) == (9.0, 6.0, 1.5)
+    assert (ledger.description.value, ledger.cut.value, ledger.cut.count) == (9.0, 0.5, 2)
+    assert lengths(iteration()).ratio is None
