@@ -1,0 +1,392 @@
+"""A run from start to end: N iterations of collect, pairs, reference, optimize, evaluate.
+
+What to do next is derived from the manifests on disk alone. A stage is done when its manifest is there, verifies, and
+was made from the inputs that are there now; otherwise it is done (again), reusing the parts that are whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from isrdpo_jax import __version__
+from isrdpo_jax.config import diff_configs, dump_yaml, load_config, semantic_hash
+from isrdpo_jax.data.loader import VideoSource, open_split
+from isrdpo_jax.data.prompts import Prompts, load_prompts
+from isrdpo_jax.errors import ConfigError, DataError
+from isrdpo_jax.evaluation.answers import ask_heldout
+from isrdpo_jax.evaluation.judging import descriptions_right, judged_correctly
+from isrdpo_jax.evaluation.summary import summarise_heldout, summarise_iteration
+from isrdpo_jax.runs.atomic import read_json, read_jsonl, sweep_temporaries, write_json, write_jsonl, write_text
+from isrdpo_jax.runs.checkpoint import policies_to_keep, prune, remove, save_tree, sweep, tree_digest
+from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, manifest_path
+from isrdpo_jax.runs.lock import RunLock
+from isrdpo_jax.runs.manifest import Manifest, digest_of, load_verified, write_manifest
+from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.schema import Config
+from isrdpo_jax.sharding import check_batch, make_mesh
+from isrdpo_jax.stages import collect as collecting
+from isrdpo_jax.stages.engine import Policy, open_policy
+from isrdpo_jax.stages.optimize import optimize, update_count
+from isrdpo_jax.stages.pair_batches import PairSet, epoch_order
+from isrdpo_jax.stages.pairs import build_pairs
+from isrdpo_jax.stages.reference import identity, load_reference, score_pairs
+from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy, write_base
+
+Truths = Mapping[str, Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What stays the same while a run is written."""
+
+    config: Config
+    config_hash: str
+    layout: RunLayout
+    console: Console
+    stop: StopSignal
+    prompts: Prompts
+    train: VideoSource
+    heldout: VideoSource | None
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        """A progress bar; its tick also honours a request to stop, since a unit of work has just been saved."""
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(title, total=total)
+
+            def tick() -> None:
+                bar.advance(task)
+                self.stop.check()
+
+            yield tick
+
+
+def run(config: Config, *, until: Stage | None = None, console: Console | None = None) -> RunLayout:
+    """Brings the run to its end, or iteration 1 and all that is unfinished up to the stage `until`.
+
+    Raises:
+        IsrdpoError: with what to do; what is on disk stays usable and the same call goes on.
+    """
+    console = console or Console(stderr=True)
+    layout = RunLayout(Path(config.run.dir) / config.run.name)
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.collect.batch_videos, "collect.batch_videos")
+    check_batch(mesh, config.evaluation.batch_videos, "evaluation.batch_videos")
+    check_batch(mesh, config.dpo.batch_size // config.dpo.accumulation_steps, "dpo.batch_size / dpo.accumulation_steps")
+    prompts = load_prompts(config.prompts.dir)
+    start = find_policy(config.start)
+    with StopSignal("the same command") as stop, RunLock(layout.lock):
+        _claim(config, layout)
+        frames = start.config.vision.num_frames
+        train = open_split(config, "train", num_frames=frames)
+        wants_evaluation = config.evaluation.enabled and (
+            config.data.dataset == "shapes_world" or config.data.eval_path
+        )
+        heldout = open_split(config, "eval", num_frames=frames) if wants_evaluation else None
+        session = Session(config, semantic_hash(config), layout, console, stop, prompts, train, heldout)
+        first = layout.iteration(0)
+        _begin(session, start, mesh)
+        policy = open_policy(
+            PolicyFolder(layout.root, first.checkpoint), mesh, prompts, verify=config.checkpoint.verify
+        )
+        if heldout:
+            _evaluate(session, first, policy)
+        for t in range(1, config.run.iterations + 1):
+            policy = _iteration(session, layout.iteration(t), policy, until)
+            if until and until != STAGES[-1]:
+                break
+    return layout
+
+
+def _claim(config: Config, layout: RunLayout) -> None:
+    """Writes the run's config, or makes sure that it is the one that began the run; clears what killed runs left."""
+    if layout.config.exists():
+        began = load_config(layout.config).config
+        if semantic_hash(began) != semantic_hash(config):
+            differing = ", ".join(f"{key} {old!r} -> {new!r}" for key, old, new in diff_configs(began, config))
+            raise ConfigError(
+                f"{layout.root}: this run was begun with another configuration ({differing}). Go on with the former "
+                "values, or choose another run.name."
+            )
+    sweep_temporaries(layout.root)
+    for one in layout.iterations():
+        sweep(one.root)
+        sweep(one.train)
+    write_text(layout.config, dump_yaml(config))
+
+
+def _begin(session: Session, start: PolicyFolder, mesh: jax.sharding.Mesh) -> None:
+    """Copies π_1 into the run, so that the run stands alone, and says what it is made of."""
+    layout, first = session.layout, session.layout.iteration(0)
+    if not manifest_path(first.checkpoint).exists():
+        policy = open_policy(start, mesh, session.prompts)
+        write_base(layout.root, start.config, start.tokenizer_folder)
+        save_tree(first.checkpoint, policy.params, iteration=0, facts={"policy": policy.digest})
+    facts = {
+        "version": __version__,
+        "start": session.config.start,
+        "policy": _policy_digest(first),
+        "data": session.train.digest,
+        "prompts": session.prompts.digest,
+        "skips": session.train.skips,
+        "videos": len(session.train),
+    }
+    if layout.run_json.exists():
+        before = read_json(layout.run_json)
+        changed = [name for name in ("policy", "data", "prompts") if before[name] != facts[name]]
+        if changed:
+            raise DataError(
+                f"{layout.root}: {' and '.join(changed)} changed since the run began. Bring the former back, or choose "
+                "another run.name."
+            )
+    write_json(layout.run_json, facts)
+
+
+def _iteration(session: Session, layout: IterationLayout, policy: Policy, until: Stage | None) -> Policy:
+    """One iteration, from π_t (given) to π_{t+1} (returned; π_t itself when stopped before `optimize` by `until`)."""
+    session.say(
+        f"[bold]iteration {layout.index}[/] of {session.config.run.iterations}: policy init = π_{layout.index}, "
+        f"reference = π_{layout.index if session.config.dpo.reference == 'previous' else 1}, data = this iteration only"
+    )
+    made = _collect(session, layout, policy)
+    if until == "collect":
+        return policy
+    made = _pairs(session, layout, policy, made)
+    if until == "pairs":
+        return policy
+    pairs = PairSet.of(read_jsonl(layout.pairs), policy)
+    reference = _reference_policy(session, layout, policy)
+    made = _reference(session, layout, reference, pairs, made)
+    if until == "reference":
+        return policy
+    policy = _optimize(session, layout, policy, reference.digest, pairs, made)
+    if session.heldout:
+        _evaluate(session, layout, policy)
+    _retain(session, layout)
+    return policy
+
+
+def _done(session: Session, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
+    """The manifest of a finished stage, if it was made from these inputs.
+
+    Raises:
+        CheckpointError: a file of the stage is not what was written.
+        DataError: it was made from other inputs.
+    """
+    path = layout.manifest(stage)
+    if not path.exists():
+        return None
+    manifest = load_verified(path, session.config.checkpoint.verify)
+    if manifest.inputs != dict(inputs) or manifest.config_hash != session.config_hash:
+        changed = [name for name in inputs if manifest.inputs.get(name) != inputs[name]] or ["config"]
+        raise DataError(
+            f"{path}: this stage was made from others ({', '.join(changed)}). Delete iteration {layout.index} and "
+            "the ones behind it to do them again."
+        )
+    return manifest
+
+
+def _seal(session: Session, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str], **facts: Any) -> Manifest:
+    return write_manifest(
+        layout.manifest(stage),
+        stage=stage,
+        iteration=layout.index,
+        config_hash=session.config_hash,
+        seed=session.config.run.seed,
+        inputs=inputs,
+        **facts,
+    )
+
+
+def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manifest:
+    config, source = session.config, session.train
+    previous = _previous_descriptions(session, layout)
+    inputs = {
+        "policy": policy.digest,
+        "data": source.digest,
+        "prompts": policy.prompts.digest,
+        "tokenizer": policy.tokenizer.digest,
+        "previous": _digest_of_stage(session, layout.index - 1) if layout.index > 1 else "",
+    }
+    if done := _done(session, layout, "collect", inputs):
+        return done
+    ranges = collecting.batch_ranges(len(source), config.collect.batch_videos)
+    places = max(len(video.questions) for video in source)
+    process = jax.process_index()
+    with session.progress(f"{layout.index} collect", len(ranges)) as tick:
+        for number, batch in enumerate(ranges):
+            if not collecting.is_done(layout, process, number):
+                rows = collecting.collect_batch(
+                    policy,
+                    [source[i] for i in batch],
+                    config,
+                    iteration=layout.index,
+                    questions=places,
+                    previous=previous,
+                )
+                collecting.write_batch(layout, process, number, rows)
+            tick()
+    counts = collecting.counts(layout)
+    folders = [layout.responses, layout.descriptions, layout.judgements]
+    manifest = _seal(session, layout, "collect", inputs, files=folders, counts=counts, parent=policy.digest)
+    session.say(f"  collect: {_listed(counts)}")
+    return manifest
+
+
+def _previous_descriptions(session: Session, layout: IterationLayout) -> dict[str, str]:
+    """c_{t-1} by video id; empty in the first iteration."""
+    if layout.index == 1:
+        return {}
+    rows = collecting.read_parts(session.layout.iteration(layout.index - 1), "descriptions")
+    return {row["video"]: row["text"] for row in rows}
+
+
+def _digest_of_stage(session: Session, iteration: int, stage: Stage = "collect") -> str:
+    return digest_of(
+        load_verified(session.layout.iteration(iteration).manifest(stage), session.config.checkpoint.verify)
+    )
+
+
+def _pairs(session: Session, layout: IterationLayout, policy: Policy, collected: Manifest) -> Manifest:
+    inputs = {"collect": digest_of(collected)}
+    if done := _done(session, layout, "pairs", inputs):
+        return done
+    rows, counts = build_pairs(collecting.read_parts(layout, "responses"), collecting.read_parts(layout, "judgements"))
+    write_jsonl(layout.pairs, rows)
+    manifest = _seal(session, layout, "pairs", inputs, files=[layout.pairs], counts=counts, parent=policy.digest)
+    session.say(f"  pairs: {_listed(counts)}")
+    session.stop.check()
+    return manifest
+
+
+def _reference_policy(session: Session, layout: IterationLayout, policy: Policy) -> Policy:
+    """The reference: π_t, or π_1."""
+    if session.config.dpo.reference == "previous" or layout.index == 1:
+        return policy
+    first = PolicyFolder(session.layout.root, session.layout.iteration(0).checkpoint)
+    return open_policy(first, policy.mesh, session.prompts, verify=session.config.checkpoint.verify)
+
+
+def _reference(
+    session: Session, layout: IterationLayout, reference: Policy, pairs: PairSet, made: Manifest
+) -> Manifest:
+    config = session.config
+    belongs = identity(reference.digest, reference, pairs, config.dpo)
+    inputs = {"pairs_stage": digest_of(made), **belongs}
+    if done := _done(session, layout, "reference", inputs):
+        return done
+    order = epoch_order(len(pairs), config.run.seed, layout.index, epoch=0)
+    parts = -(-len(pairs) // config.dpo.batch_size)
+    with session.progress(f"{layout.index} reference", parts) as tick:
+        score_pairs(reference, session.train, pairs, order, config.dpo, layout, after_part=tick)
+    return _seal(session, layout, "reference", inputs, files=[layout.reference], parent=reference.digest, facts=belongs)
+
+
+def _optimize(
+    session: Session, layout: IterationLayout, policy: Policy, reference_digest: str, pairs: PairSet, made: Manifest
+) -> Policy:
+    config = session.config
+    inputs = {"policy": policy.digest, "reference_stage": digest_of(made)}
+    folder = PolicyFolder(session.layout.root, layout.checkpoint)
+    if not _done(session, layout, "optimize", inputs):
+        wanted = {**made.facts, "policy": reference_digest}
+        reference = load_reference(layout, pairs, made.facts, wanted)
+        with session.progress(f"{layout.index} optimize", update_count(len(pairs), config.dpo)) as tick:
+            params = optimize(
+                policy,
+                session.train,
+                pairs,
+                reference,
+                config,
+                layout,
+                starts_at_reference=reference_digest == policy.digest,
+                stop=session.stop,
+                after_update=lambda _: tick_only(tick, session),
+                say=lambda text: session.say(f"  {text}"),
+            )
+        digest = tree_digest(params)
+        save_tree(layout.checkpoint, params, iteration=layout.index, facts={"policy": digest})
+        for step in layout.train_steps():
+            remove(layout.train_step(step))
+        rows = read_jsonl(layout.metrics)
+        counts = {"updates": len(rows), "updates_refused": sum(not row["update_applied"] for row in rows)}
+        _seal(
+            session,
+            layout,
+            "optimize",
+            inputs,
+            files=[layout.metrics],
+            counts=counts,
+            parent=policy.digest,
+            facts={"policy": digest},
+        )
+        session.say(f"  optimize: {_listed(counts)}, loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
+        session.stop.check()
+    return open_policy(folder, policy.mesh, session.prompts, verify=config.checkpoint.verify)
+
+
+def tick_only(tick: Callable[[], None], session: Session) -> None:
+    """Advance the bar; inside training a stop request is honoured by `optimize`, behind a saved state."""
+    if not session.stop.requested:
+        tick()
+
+
+def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None:
+    """Held-out answers of the policy, and (behind iteration 0) the iteration's pairs and judge."""
+    config, source = session.config, session.heldout
+    assert source is not None
+    inputs = {"policy": policy.digest, "data": source.digest}
+    if _done(session, layout, "evaluate", inputs):
+        return
+    batches = len(collecting.batch_ranges(len(source), config.evaluation.batch_videos))
+    with session.progress(f"{layout.index} evaluate", batches) as tick:
+        answers, descriptions = ask_heldout(policy, source, config.evaluation, config.describe, after_batch=tick)
+    samples = config.evaluation.bootstrap_samples
+    summary = summarise_heldout(answers, descriptions, samples)
+    if layout.index > 0:
+        truths: Truths = {video.id: video.truth for video in session.train}
+        responses = collecting.read_parts(layout, "responses")
+        correct = judged_correctly(responses, collecting.read_parts(layout, "judgements"), truths)
+        contexts = descriptions_right(collecting.read_parts(layout, "descriptions"), truths)
+        summary |= summarise_iteration(read_jsonl(layout.pairs), correct, contexts, samples)
+    write_jsonl(layout.evaluation / "answers.jsonl", answers)
+    write_jsonl(layout.evaluation / "descriptions.jsonl", descriptions)
+    write_json(layout.evaluation / "summary.json", summary)
+    _seal(session, layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
+    session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")
+    session.stop.check()
+
+
+def _retain(session: Session, layout: IterationLayout) -> None:
+    """Collects policies that neither the settings nor a later iteration need."""
+    kept = policies_to_keep(layout.index, session.config.checkpoint.keep_policies)
+    folders = [one.checkpoint for one in session.layout.iterations()]
+    prune(folders, [session.layout.iteration(t).checkpoint for t in kept])
+
+
+def _policy_digest(layout: IterationLayout) -> str:
+    return json.loads(manifest_path(layout.checkpoint).read_text())["facts"]["policy"]
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.items())
+
+
+def _figures(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    shown = ("accuracy", "false_share", "words", "description_accuracy", "judge_accuracy", "length_ratio")
+    return ", ".join(
+        f"{name} {summary[name]['value']:.3f}" for name in shown if summary.get(name, {}).get("value") is not None
+    )
