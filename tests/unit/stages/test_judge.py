@@ -1,0 +1,204 @@
+"""The judge's rules, proven with judges that always say A, always say B, or know the truth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.schema import JudgeConfig
+from isrdpo_jax.stages.engine import Completion
+from isrdpo_jax.stages.judge import Case, Judgement, block, decide, judge_by_letters, judge_by_text, parse_verdict
+
+PROMPTS = load_prompts()
+TRUE, FALSE = "The circle moves left.", "The circle moves right."
+# Two videos; the second has one question less. In both orders of "which response is the true one".
+CASES = [
+    [Case("Where to?", (TRUE, FALSE), "a context"), Case("And then?", (FALSE, TRUE), None)],
+    [Case("Where to?", (FALSE, TRUE), "another context"), None],
+]
+TRUTH = [[0, 1], [1, None]]
+
+Opinion = Callable[[str, str], float]  # (shown as A, shown as B) -> nats in favour of A
+
+
+def shown(turn: str) -> tuple[str, str]:
+    return re.search(r"Response A: (.*)\nResponse B: (.*)\n", turn).groups()
+
+
+def by_letters(opinion: Opinion, cases=CASES, **settings) -> list[list[Judgement | None]]:
+    def ask(turns):
+        odds = np.array([[99.0 if turn is None else opinion(*shown(turn)) for turn in row] for row in turns])
+        return np.stack([-np.logaddexp(0, -odds), -np.logaddexp(0, odds)], axis=-1)
+
+    return judge_by_letters(cases, PROMPTS, JudgeConfig(**settings), ask)
+
+
+def by_text(answer: Callable[[str, str], str], cases=CASES, **settings) -> list[list[Judgement | None]]:
+    def ask(turns):
+        return [[turn and Completion(answer(*shown(turn)), (5, 2), "stop") for turn in row] for row in turns]
+
+    return judge_by_text(cases, PROMPTS, JudgeConfig(mode="text", **settings), ask)
+
+
+def verdicts(judgements) -> list[list[int | None]]:
+    return [[one and one.verdict for one in row] for row in judgements]
+
+
+def reasons(judgements) -> set[str]:
+    return {one.reason for row in judgements for one in row if one}
+
+
+def always_a(a: str, b: str) -> float:
+    return 2.0
+
+
+def always_b(a: str, b: str) -> float:
+    return -2.0
+
+
+def oracle(a: str, b: str) -> float:
+    return 1.0 if a == TRUE else -1.0
+
+
+def letter(opinion: Opinion) -> Callable[[str, str], str]:
+    return lambda a, b: "A" if opinion(a, b) > 0 else "B"
+
+
+@pytest.mark.parametrize("inconsistent", ["average", "drop"])
+def test_the_oracle_is_right_in_both_orders_and_both_modes(inconsistent: str):
+    letters, text = by_letters(oracle, inconsistent=inconsistent), by_text(letter(oracle), inconsistent=inconsistent)
+    assert verdicts(letters) == verdicts(text) == TRUTH
+    assert reasons(letters) == reasons(text) == {"ok"}
+    for row, truths in zip(letters, TRUTH, strict=True):
+        for one, truth in zip(row, truths, strict=True):
+            if one:
+                sign = 1 if truth == 0 else -1
+                np.testing.assert_allclose([*one.log_odds, one.margin], sign * np.ones(3), atol=1e-9)
+
+
+@pytest.mark.parametrize("opinion", [always_a, always_b])
+@pytest.mark.parametrize(("inconsistent", "reason"), [("average", "tie"), ("drop", "inconsistent")])
+def test_a_judge_that_names_one_place_only_never_picks_a_winner(opinion: Opinion, inconsistent: str, reason: str):
+    for judged in (by_letters(opinion, inconsistent=inconsistent), by_text(letter(opinion), inconsistent=inconsistent)):
+        assert reasons(judged) == {reason}
+        assert verdicts(judged) == [[None, None], [None, None]]
+
+
+@pytest.mark.parametrize("bias", [-3.0, 3.0])
+def test_averaging_takes_the_bias_of_place_out(bias: float):
+    """A judge that says A (or B) every time, but less firmly where it is false, is right after both orders."""
+
+    def biased(a: str, b: str) -> float:
+        return bias + 0.5 * oracle(a, b)
+
+    assert verdicts(by_letters(biased)) == TRUTH
+    assert reasons(by_letters(biased, inconsistent="drop")) == {"inconsistent"}
+
+
+def test_a_small_margin_is_a_tie_and_a_margin_at_the_limit_is_not():
+    assert reasons(by_letters(oracle, tie_margin=1.1)) == {"tie"}
+    assert verdicts(by_letters(oracle, tie_margin=0.9)) == TRUTH
+    assert decide((0.5, 0.5), JudgeConfig(tie_margin=0.5)).reason == "ok"
+    assert decide((0.5, 0.4), JudgeConfig(tie_margin=0.5)) == Judgement(None, "tie", (0.5, 0.4), 0.45)
+
+
+def test_an_exact_tie_has_no_winner_without_a_tie_margin():
+    assert decide((0.0, 0.0), JudgeConfig()).verdict is None
+    assert decide((1.0, -1.0), JudgeConfig()) == Judgement(None, "tie", (1.0, -1.0), 0.0)
+
+
+@pytest.mark.parametrize("odds", [(np.nan, 1.0), (1.0, np.inf)])
+def test_odds_that_are_not_finite_are_invalid(odds: tuple[float, float]):
+    assert decide(odds, JudgeConfig()).reason == "invalid"
+
+
+@pytest.mark.parametrize("said", ["neither", "", "A red circle moves left."])
+def test_text_that_names_no_letter_is_invalid_and_not_a_tie(said: str):
+    def half(a: str, b: str) -> str:
+        return "A" if a == TRUE else said
+
+    for answer in (half, lambda a, b: said):
+        judged = by_text(answer)
+        assert reasons(judged) == {"invalid"}
+        assert verdicts(judged) == [[None, None], [None, None]]
+        assert judged[0][0].texts is not None
+
+
+def test_what_the_text_judge_said_is_kept_in_the_order_of_the_questions():
+    judged = by_text(letter(oracle))
+    assert [one.texts for row in judged for one in row if one] == [("A", "B"), ("B", "A"), ("B", "A")]
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("A", "A"),
+        (" B\n", "B"),
+        ("A.", "A"),
+        ("(B)", "B"),
+        ("(A) because it moves left", None),
+        ("B, since", "B"),
+        ("A: it moves", "A"),
+        ("B is better", "B"),
+        ("A\nB", "A"),
+        ("", None),
+        ("a", None),
+        ("Apple", None),
+        ("AB", None),
+        ("C", None),
+        ("A bird flies", None),
+        ("Neither A nor B", None),
+    ],
+)
+def test_parse_verdict(text: str, verdict: str | None):
+    assert parse_verdict(text) == verdict
+
+
+@pytest.mark.parametrize(
+    ("texts", "finishes", "keep_unfinished", "reason"),
+    [
+        ((TRUE, FALSE), ("stop", "stop"), False, None),
+        ((TRUE, TRUE), ("stop", "stop"), False, "identical"),
+        ((TRUE, " "), ("stop", "stop"), False, "empty"),
+        (("", ""), ("stop", "stop"), False, "empty"),
+        ((TRUE, FALSE), ("stop", "length"), False, "unfinished"),
+        ((TRUE, FALSE), ("stop", "length"), True, None),
+    ],
+)
+def test_what_blocks_a_pair(texts, finishes, keep_unfinished, reason):
+    assert block(texts, finishes, keep_unfinished) == reason
+
+
+@pytest.mark.parametrize("reason", ["identical", "empty", "unfinished", "too_long"])
+def test_what_is_blocked_is_never_asked(reason: str):
+    asked = []
+
+    def remember(a: str, b: str) -> float:
+        asked.append(a)
+        return oracle(a, b)
+
+    cases = [[Case("Where to?", ("blocked", "too"), None, reason), Case("Where to?", (TRUE, FALSE), None)]]
+    for judged in (by_letters(remember, cases), by_text(letter(remember), cases)):
+        assert judged == [[Judgement(None, reason), judged[0][1]]]
+        assert judged[0][1].verdict == 0
+    assert "blocked" not in asked and "too" not in asked
+
+
+def test_each_order_shows_the_context_and_swaps_the_responses():
+    seen = []
+
+    def remember(turns):
+        seen.extend(turns)
+        return np.zeros((2, 4, 2))
+
+    judge_by_letters(CASES, PROMPTS, JudgeConfig(), remember)
+    first, second = seen[0][:2], seen[0][2:]
+    assert [shown(turn) for turn in first] == [case.responses for case in CASES[0]]
+    assert [shown(turn) for turn in second] == [case.responses[::-1] for case in CASES[0]]
+    assert all("a context" in turn for turn in (first[0], second[0]))
+    assert not any("context" in turn for turn in (first[1], second[1]))
+    assert seen[1][1] is seen[1][3] is None
