@@ -107,8 +107,10 @@ def report(
     """Write report/index.html: runs side by side, curves, tables, examples. Opens from file://."""
     from isrdpo_jax.report.build import build_report
     from isrdpo_jax.report.frames import frames_of
+    from isrdpo_jax.report.headline import headline_table
 
     path = build_report(runs, out or runs[0] / "report", frames_of)
+    Console().print(headline_table(runs))
     console.print(f"{path}", highlight=False, soft_wrap=True)
 
 

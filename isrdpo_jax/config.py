@@ -106,6 +106,13 @@ def semantic_hash(config: Config) -> str:
     return config_hash(config, exclude=WITHOUT_EFFECT)
 
 
+def evaluates(config: Config) -> bool:
+    """Whether a run has held-out videos to evaluate its policies on."""
+    data = config.data
+    heldout = data.eval_path is not None if data.dataset == "video_qa" else data.eval_videos > 0
+    return config.evaluation.enabled and heldout
+
+
 def dump_yaml(config: Config) -> str:
     """The whole config as YAML; `load_config` of it gives exactly the same config."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=CoreDumper, sort_keys=False, width=120)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from isrdpo_jax import __version__
-from isrdpo_jax.config import diff_configs, dump_yaml, load_config, semantic_hash
+from isrdpo_jax.config import diff_configs, dump_yaml, evaluates, load_config, semantic_hash
 from isrdpo_jax.data.loader import VideoSource, open_split
 from isrdpo_jax.data.prompts import Prompts, load_prompts
 from isrdpo_jax.errors import ConfigError, DataError
@@ -92,10 +92,8 @@ def run(config: Config, *, until: Stage | None = None, console: Console | None =
         _claim(config, layout)
         frames = start.config.vision.num_frames
         train = open_split(config, "train", num_frames=frames)
-        wants_evaluation = config.evaluation.enabled and (
-            config.data.dataset == "shapes_world" or config.data.eval_path
-        )
-        heldout = open_split(config, "eval", num_frames=frames) if wants_evaluation else None
+        heldout = open_split(config, "eval", num_frames=frames) if evaluates(config) else None
+        write_text(layout.config, dump_yaml(config))  # not before: another configuration may cure data that is refused
         session = Session(config, semantic_hash(config), layout, console, stop, prompts, train, heldout)
         first = layout.iteration(0)
         _begin(session, start, mesh)
@@ -112,7 +110,7 @@ def run(config: Config, *, until: Stage | None = None, console: Console | None =
 
 
 def _claim(config: Config, layout: RunLayout) -> None:
-    """Writes the run's config, or makes sure that it is the one that began the run; clears what killed runs left."""
+    """Makes sure that the config is the one that began the run, if it began; clears what killed runs left."""
     if layout.config.exists():
         began = load_config(layout.config).config
         if semantic_hash(began) != semantic_hash(config):
@@ -125,7 +123,6 @@ def _claim(config: Config, layout: RunLayout) -> None:
     for one in layout.iterations():
         sweep(one.root)
         sweep(one.train)
-    write_text(layout.config, dump_yaml(config))
 
 
 def _begin(session: Session, start: PolicyFolder, mesh: jax.sharding.Mesh) -> None:
@@ -173,9 +170,9 @@ def _iteration(session: Session, layout: IterationLayout, policy: Policy, until:
     if until == "reference":
         return policy
     policy = _optimize(session, layout, policy, reference.digest, pairs, made)
-    if session.heldout:
+    if session.heldout and until != "optimize":
         _evaluate(session, layout, policy)
-    _retain(session, layout)
+    _retain(session)
     return policy
 
 
@@ -301,7 +298,8 @@ def _optimize(
     config = session.config
     inputs = {"policy": policy.digest, "reference_stage": digest_of(made)}
     folder = PolicyFolder(session.layout.root, layout.checkpoint)
-    if not _done(session, layout, "optimize", inputs):
+    done = _done(session, layout, "optimize", inputs)
+    if not done:
         wanted = {**made.facts, "policy": reference_digest}
         reference = load_reference(layout, pairs, made.facts, wanted)
         with session.progress(f"{layout.index} optimize", update_count(len(pairs), config.dpo)) as tick:
@@ -335,6 +333,8 @@ def _optimize(
         )
         session.say(f"  optimize: {_listed(counts)}, loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
         session.stop.check()
+    elif _is_collected(session, layout):
+        return replace(policy, params={}, digest=done.facts["policy"])  # nothing is left to do that needs its weights
     return open_policy(folder, policy.mesh, session.prompts, verify=config.checkpoint.verify)
 
 
@@ -370,11 +370,17 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     session.stop.check()
 
 
-def _retain(session: Session, layout: IterationLayout) -> None:
-    """Collects policies that neither the settings nor a later iteration need."""
-    kept = policies_to_keep(layout.index, session.config.checkpoint.keep_policies)
-    folders = [one.checkpoint for one in session.layout.iterations()]
-    prune(folders, [session.layout.iteration(t).checkpoint for t in kept])
+def _retain(session: Session) -> None:
+    """Collects policies that neither the settings nor a later iteration need. (A resumed run passes old iterations.)"""
+    done = [one for one in session.layout.iterations() if manifest_path(one.checkpoint).exists()]
+    kept = policies_to_keep(done[-1].index, session.config.checkpoint.keep_policies)
+    prune([one.checkpoint for one in done], [session.layout.iteration(t).checkpoint for t in kept])
+
+
+def _is_collected(session: Session, layout: IterationLayout) -> bool:
+    """Whether the iteration's policy went when a later one was made from it."""
+    later = session.layout.iteration(layout.index + 1)
+    return not manifest_path(layout.checkpoint).exists() and later.manifest("optimize").exists()
 
 
 def _policy_digest(layout: IterationLayout) -> str:

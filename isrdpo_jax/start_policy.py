@@ -12,6 +12,7 @@ from rich.console import Console
 from isrdpo_jax.config import dump_yaml, load_config, semantic_hash
 from isrdpo_jax.data.loader import VideoSource, open_split
 from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.data.shapes_world import annotator
 from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.evaluation.answers import ask_heldout
@@ -71,7 +72,8 @@ def train_start_policy(config: Config, console: Console | None = None) -> Path:
         )
         scores = summarise_heldout(answers, descriptions, config.evaluation.bootstrap_samples)
         card = {
-            "command": f"isrdpo sft, configuration {semantic_hash(config)[:16]}",
+            "command": "isrdpo sft config.yaml",
+            "built_in": annotator.BUILT_IN,
             "seed": config.run.seed,
             "data": source.digest,
             "videos": len(source),
@@ -80,6 +82,7 @@ def train_start_policy(config: Config, console: Console | None = None) -> Path:
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "heldout": scores,
         }
+        write_text(folder / "config.yaml", dump_yaml(config))
         write_policy(folder, config.model, tokenizer_folder, params, card)
     return folder
 

@@ -14,10 +14,10 @@ from isrdpo_jax.schema import VisionConfig
 class Attention(nnx.Module):
     """Full self-attention with biases on q, k, v and out: x [b, n, d] -> [b, n, d]."""
 
-    def __init__(self, d: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, d: int, heads: int, *, rngs: nnx.Rngs, out_scale: float = 1.0):
         self.heads = heads
         self.q, self.k, self.v = (Linear(d, d, ("embed", "heads"), rngs=rngs) for _ in range(3))
-        self.out = Linear(d, d, ("heads", "embed"), rngs=rngs)
+        self.out = Linear(d, d, ("heads", "embed"), rngs=rngs, scale=out_scale)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         split = (*x.shape[:2], self.heads, -1)
@@ -32,7 +32,8 @@ class TemporalAttention(nnx.Module):
         d = config.hidden_size
         self.embedding = normal(rngs, (config.num_frames, d), d**-0.5, (None, "embed"))
         self.norm = LayerNorm(d, config.layer_norm_eps)
-        self.attention = Attention(d, config.num_heads, rngs=rngs)
+        # Zero at first: training from nothing begins with the per-frame tower, which learns to see sooner.
+        self.attention = Attention(d, config.num_heads, rngs=rngs, out_scale=0.0)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [b, t, n, d] -> the same; the temporal embedding stays in the residual stream."""

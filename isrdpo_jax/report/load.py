@@ -113,7 +113,9 @@ class Run:
     @property
     def last_stage(self) -> str:
         """The stage that ends an iteration."""
-        return "evaluate" if self.setting("evaluation.enabled", True) else "optimize"
+        own = self.setting("data.dataset") == "video_qa"
+        heldout = self.setting("data.eval_path") if own else self.setting("data.eval_videos", 1)
+        return "evaluate" if self.setting("evaluation.enabled", True) and heldout else "optimize"
 
     def state(self, iteration: Iteration) -> str:
         """In words: "done", or what is still to come."""

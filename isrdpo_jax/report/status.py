@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from isrdpo_jax.config import load_config
+from isrdpo_jax.config import evaluates, load_config
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.runs.atomic import read_json
-from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout
+from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, manifest_path
 from isrdpo_jax.runs.lock import lock_holder
 from isrdpo_jax.runs.manifest import load_manifest
 
@@ -29,7 +30,8 @@ def read_status(run: Path) -> dict[str, Any]:
     config = load_config(layout.config).config
     facts = read_json(layout.run_json) if layout.run_json.exists() else {}
     holder = lock_holder(layout.lock)
-    rows = [_iteration(one, config.dpo.reference) for one in layout.iterations()]
+    stages = STAGES if evaluates(config) else STAGES[:-1]
+    rows = [_iteration(one, config.dpo.reference, stages) for one in layout.iterations()]
     last = rows[-1] if rows else None
     finished = last is not None and last["iteration"] == config.run.iterations and not last["next"]
     return {
@@ -39,6 +41,7 @@ def read_status(run: Path) -> dict[str, Any]:
         "iterations": config.run.iterations,
         "iteration": last["iteration"] if last else 0,
         "next_stage": last["next"] if last else STAGES[0],
+        "eta_seconds": _remaining(layout, config.run.iterations),
         "start": config.start,
         "data": facts.get("data"),
         "videos": facts.get("videos"),
@@ -47,9 +50,17 @@ def read_status(run: Path) -> dict[str, Any]:
     }
 
 
-def _iteration(layout: IterationLayout, reference: str) -> dict[str, Any]:
+def _remaining(layout: RunLayout, iterations: int) -> float | None:
+    """Seconds that the iterations to come take at the pace of the finished ones; None while there is no pace."""
+    ends = [path.stat().st_mtime for one in layout.iterations() if (path := manifest_path(one.checkpoint)).exists()]
+    if len(ends) < 2:
+        return None
+    return (ends[-1] - ends[0]) / (len(ends) - 1) * (iterations + 1 - len(ends))
+
+
+def _iteration(layout: IterationLayout, reference: str, stages: Sequence[Stage]) -> dict[str, Any]:
     t = layout.index
-    wanted = STAGES if t else STAGES[-1:]
+    wanted = stages if t else stages[len(STAGES) - 1 :]  # the start is only evaluated
     manifests = {stage: load_manifest(layout.manifest(stage)) for stage in wanted if layout.manifest(stage).exists()}
     missing = [stage for stage in wanted if stage not in manifests]
     pairs = manifests["pairs"].counts if "pairs" in manifests else {}
@@ -72,6 +83,7 @@ def status_table(status: dict[str, Any]) -> Group:
         f"{status['run']}: {status['state']}, iteration {status['iteration']} of {status['iterations']}"
         + (f", next stage {status['next_stage']}" if status["next_stage"] else "")
         + (f"; held by {status['holder']}" if status["holder"] else "")
+        + (f"; about {status['eta_seconds'] / 60:.0f} min to go" if status["eta_seconds"] else "")
     )
     skipped = ", ".join(f"{reason} {count}" for reason, count in status["skipped"].items()) or "none"
     data = Text(

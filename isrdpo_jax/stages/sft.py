@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -46,18 +47,25 @@ def tokenise(videos: Sequence[Video], tokenizer: Tokenizer, config: SftConfig) -
     return out
 
 
-def _widest(segments: Sequence[SegmentsByKind], kinds: Mapping[str, int]) -> tuple[int, int]:
-    """A width and a number of predictions that any row of these kinds fits."""
-    positions = predictions = 0
-    for kind, count in kinds.items():
-        rows = [segment for video in segments for segment in video.get(kind, ())]
-        if not rows:
-            raise ConfigError(
-                f"sft: no labelled row is of kind `{kind}`; the kinds are {sorted({k for v in segments for k in v})}."
-            )
-        positions += count * max(len(segment.tokens) for segment in rows)
-        predictions += count * max(len(segment.predictions) for segment in rows)
-    return bucket(positions, 16), bucket(predictions, 16)
+def longest(segments: Sequence[SegmentsByKind]) -> dict[str, tuple[int, int]]:
+    """The most tokens, and the most predictions, of any row of each kind."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for kinds in segments:
+        for kind, rows in kinds.items():
+            tokens, predictions = sizes.get(kind, (0, 0))
+            for row in rows:
+                tokens, predictions = max(tokens, len(row.tokens)), max(predictions, len(row.predictions))
+            sizes[kind] = tokens, predictions
+    return sizes
+
+
+def check_kinds(phase: SftPhase, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Raises:
+    ConfigError: when the phase names a kind that no labelled row has.
+    """
+    wanted = {*phase.mixture, *([phase.text_kind] if phase.text_rows else [])}
+    if unknown := sorted(wanted - sizes.keys()):
+        raise ConfigError(f"sft.phases: no labelled row is of kind `{unknown[0]}`; the kinds are {sorted(sizes)}.")
 
 
 def phase_batches(
@@ -76,31 +84,46 @@ def phase_batches(
     A fractional entry of the mixture is the share of steps in which every row has one more segment of that kind, so
     that rows of one step are equally wide.
     """
-    widths: dict[tuple, tuple[int, int]] = {}
+    sizes = longest(segments)
+    check_kinds(phase, sizes)
+
+    def room(kinds: Mapping[str, int]) -> tuple[int, int]:
+        """A width and a number of predictions that any row of these kinds fits."""
+        tokens = sum(count * sizes[kind][0] for kind, count in kinds.items())
+        return bucket(tokens, 16), bucket(sum(count * sizes[kind][1] for kind, count in kinds.items()), 16)
+
     for step in range(first_step, phase.steps):
         rng = np.random.default_rng([seed, number, step])
         kinds = {kind: int(share) + int(rng.random() < share % 1) for kind, share in phase.mixture.items()}
         kinds = {kind: count for kind, count in kinds.items() if count}
-        order = np.random.default_rng([seed, number, step * phase.batch_videos // len(segments)])
-        epoch_at = step * phase.batch_videos % len(segments)
-        shuffled = order.permutation(len(segments))
-        chosen = shuffled[(epoch_at + np.arange(phase.batch_videos)) % len(segments)]
+        chosen = [
+            _shuffled(len(segments), seed, number, step * phase.batch_videos + i) for i in range(phase.batch_videos)
+        ]
 
         def draw(video: int, kind: str, count: int, rng=rng) -> list[Segment]:
             options = segments[video][kind]
             return [options[k] for k in rng.choice(len(options), count, replace=count > len(options))]
 
         rows = [[s for kind, count in kinds.items() for s in draw(v, kind, count)] for v in chosen]
-        width = widths.setdefault(tuple(sorted(kinds.items())), _widest(segments, kinds))
-        video_rows, video_weights = pack_segments(rows, prefix_length, *width)
-        pixels = np.stack([preprocess(frames(int(v)), image_size) for v in chosen])
+        video_rows, video_weights = pack_segments(rows, prefix_length, *room(kinds))
+        pixels = np.stack([preprocess(frames(v), image_size) for v in chosen])
         text_rows = text_weights = None
         if phase.text_rows:
             picked = rng.choice(len(segments), phase.text_rows, replace=phase.text_rows > len(segments))
             texts = [draw(int(v), phase.text_kind, 1) for v in picked]
-            width = widths.setdefault(("text",), _widest(segments, {phase.text_kind: 1}))
-            text_rows, text_weights = pack_segments(texts, prefix_length, *width)
+            text_rows, text_weights = pack_segments(texts, prefix_length, *room({phase.text_kind: 1}))
         yield SftBatch(pixels, _rows(video_rows), video_weights, text_rows and _rows(text_rows), text_weights)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, number: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, number, epoch, count]).permutation(count)
+
+
+def _shuffled(count: int, seed: int, number: int, index: int) -> int:
+    """The index-th video of an endless sequence of shuffled epochs."""
+    epoch, place = divmod(index, count)
+    return int(_permutation(count, seed, number, epoch)[place])
 
 
 def _rows(arrays: PackedArrays) -> PackedRows:

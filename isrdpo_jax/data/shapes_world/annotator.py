@@ -18,6 +18,14 @@ from isrdpo_jax.data.records import SftRow
 from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.data.shapes_world.language import Statement, Truth
 
+BUILT_IN = (
+    "Descriptions are clean. Half of the answers state a language prior of the asked colour as their core, without a "
+    "look at the video; answers go on with 0 to 4 further statements, of which one in four is false. Verdicts follow "
+    "2 x (the core is right) - (false statements) exactly, in prompts with a description and without; most of the "
+    "judge's rows are shown without the video, and the lengths of the two answers tell nothing. Words of the judged "
+    "answers carry labels yes/no (true so far) beside the letter."
+)
+
 EXTRAS = (0.30, 0.28, 0.20, 0.13, 0.09)  # probability of 0 ... 4 extra statements
 ANSWER_PRIOR = 0.5  # share of answers whose core is the language prior
 ANSWER_EXTRA_FALSE = 0.25

@@ -20,7 +20,7 @@ RGB = {
     "yellow": (240, 210, 10),
 }
 SHADES = {"bright": (205, 235), "dark": (15, 45), "grey": (110, 140)}
-RADII = {"large": (4.1, 4.4), "small": (3.0, 3.3)}
+RADII = {"large": (7.4, 7.9), "small": (5.4, 5.9)}
 
 _PIXEL = np.arange(SIDE, dtype=np.float32) + 0.5
 

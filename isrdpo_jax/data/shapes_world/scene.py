@@ -18,8 +18,8 @@ SIZES = ("large", "small")
 BACKGROUNDS = ("bright", "dark", "grey")
 HORIZONTAL = ("left", "right")
 
-LANES = 4
-SPAN = ((0, 5), (14, 26))  # pixels: ranges of the begin and the end of a track
+LANES = 2
+SPAN = ((0, 5), (16, 28))  # pixels: ranges of the begin and the end of a track
 _BUCKETS = 16
 
 

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import TINY, random_params
+from tiny import TINY
 from written_out import erf_gelu, float64, linear, llama, rms_norm, rotate_half
 
 from isrdpo_jax.models.layers import RmsNorm, activation
