@@ -7,20 +7,18 @@ was made from the inputs that are there now; otherwise it is done (again), reusi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from isrdpo_jax import __version__
 from isrdpo_jax.config import diff_configs, dump_yaml, evaluates, load_config, semantic_hash
-from isrdpo_jax.data.loader import VideoSource, open_split
-from isrdpo_jax.data.prompts import Prompts, load_prompts
+from isrdpo_jax.data.loader import open_split
+from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.errors import ConfigError, DataError
 from isrdpo_jax.evaluation.answers import ask_heldout
 from isrdpo_jax.evaluation.judging import descriptions_right, judged_correctly
@@ -29,9 +27,10 @@ from isrdpo_jax.runs.atomic import read_json, read_jsonl, sweep_temporaries, wri
 from isrdpo_jax.runs.checkpoint import policies_to_keep, prune, remove, save_tree, sweep, tree_digest
 from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, manifest_path
 from isrdpo_jax.runs.lock import RunLock
-from isrdpo_jax.runs.manifest import Manifest, digest_of, load_verified, write_manifest
+from isrdpo_jax.runs.manifest import Manifest, digest_of, load_verified
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.schema import Config
+from isrdpo_jax.session import Session
 from isrdpo_jax.sharding import check_batch, make_mesh
 from isrdpo_jax.stages import collect as collecting
 from isrdpo_jax.stages.engine import Policy, open_policy
@@ -42,36 +41,6 @@ from isrdpo_jax.stages.reference import identity, load_reference, score_pairs
 from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy, write_base
 
 Truths = Mapping[str, Mapping[str, Any] | None]
-
-
-@dataclass(frozen=True)
-class Session:
-    """What stays the same while a run is written."""
-
-    config: Config
-    config_hash: str
-    layout: RunLayout
-    console: Console
-    stop: StopSignal
-    prompts: Prompts
-    train: VideoSource
-    heldout: VideoSource | None
-
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
-        """A progress bar; its tick also honours a request to stop, since a unit of work has just been saved."""
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(title, total=total)
-
-            def tick() -> None:
-                bar.advance(task)
-                self.stop.check()
-
-            yield tick
 
 
 def run(config: Config, *, until: Stage | None = None, console: Console | None = None) -> RunLayout:
@@ -176,38 +145,6 @@ def _iteration(session: Session, layout: IterationLayout, policy: Policy, until:
     return policy
 
 
-def _done(session: Session, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
-    """The manifest of a finished stage, if it was made from these inputs.
-
-    Raises:
-        CheckpointError: a file of the stage is not what was written.
-        DataError: it was made from other inputs.
-    """
-    path = layout.manifest(stage)
-    if not path.exists():
-        return None
-    manifest = load_verified(path, session.config.checkpoint.verify)
-    if manifest.inputs != dict(inputs) or manifest.config_hash != session.config_hash:
-        changed = [name for name in inputs if manifest.inputs.get(name) != inputs[name]] or ["config"]
-        raise DataError(
-            f"{path}: this stage was made from others ({', '.join(changed)}). Delete iteration {layout.index} and "
-            "the ones behind it to do them again."
-        )
-    return manifest
-
-
-def _seal(session: Session, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str], **facts: Any) -> Manifest:
-    return write_manifest(
-        layout.manifest(stage),
-        stage=stage,
-        iteration=layout.index,
-        config_hash=session.config_hash,
-        seed=session.config.run.seed,
-        inputs=inputs,
-        **facts,
-    )
-
-
 def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manifest:
     config, source = session.config, session.train
     previous = _previous_descriptions(session, layout)
@@ -218,7 +155,7 @@ def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manif
         "tokenizer": policy.tokenizer.digest,
         "previous": _digest_of_stage(session, layout.index - 1) if layout.index > 1 else "",
     }
-    if done := _done(session, layout, "collect", inputs):
+    if done := session.done(layout, "collect", inputs):
         return done
     ranges = collecting.batch_ranges(len(source), config.collect.batch_videos)
     places = max(len(video.questions) for video in source)
@@ -238,7 +175,7 @@ def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manif
             tick()
     counts = collecting.counts(layout)
     folders = [layout.responses, layout.descriptions, layout.judgements]
-    manifest = _seal(session, layout, "collect", inputs, files=folders, counts=counts, parent=policy.digest)
+    manifest = session.seal(layout, "collect", inputs, files=folders, counts=counts, parent=policy.digest)
     session.say(f"  collect: {_listed(counts)}")
     return manifest
 
@@ -259,11 +196,11 @@ def _digest_of_stage(session: Session, iteration: int, stage: Stage = "collect")
 
 def _pairs(session: Session, layout: IterationLayout, policy: Policy, collected: Manifest) -> Manifest:
     inputs = {"collect": digest_of(collected)}
-    if done := _done(session, layout, "pairs", inputs):
+    if done := session.done(layout, "pairs", inputs):
         return done
     rows, counts = build_pairs(collecting.read_parts(layout, "responses"), collecting.read_parts(layout, "judgements"))
     write_jsonl(layout.pairs, rows)
-    manifest = _seal(session, layout, "pairs", inputs, files=[layout.pairs], counts=counts, parent=policy.digest)
+    manifest = session.seal(layout, "pairs", inputs, files=[layout.pairs], counts=counts, parent=policy.digest)
     session.say(f"  pairs: {_listed(counts)}")
     session.stop.check()
     return manifest
@@ -283,13 +220,13 @@ def _reference(
     config = session.config
     belongs = identity(reference.digest, reference, pairs, config.dpo)
     inputs = {"pairs_stage": digest_of(made), **belongs}
-    if done := _done(session, layout, "reference", inputs):
+    if done := session.done(layout, "reference", inputs):
         return done
     order = epoch_order(len(pairs), config.run.seed, layout.index, epoch=0)
     parts = -(-len(pairs) // config.dpo.batch_size)
     with session.progress(f"{layout.index} reference", parts) as tick:
         score_pairs(reference, session.train, pairs, order, config.dpo, layout, after_part=tick)
-    return _seal(session, layout, "reference", inputs, files=[layout.reference], parent=reference.digest, facts=belongs)
+    return session.seal(layout, "reference", inputs, files=[layout.reference], parent=reference.digest, facts=belongs)
 
 
 def _optimize(
@@ -298,7 +235,7 @@ def _optimize(
     config = session.config
     inputs = {"policy": policy.digest, "reference_stage": digest_of(made)}
     folder = PolicyFolder(session.layout.root, layout.checkpoint)
-    done = _done(session, layout, "optimize", inputs)
+    done = session.done(layout, "optimize", inputs)
     if not done:
         wanted = {**made.facts, "policy": reference_digest}
         reference = load_reference(layout, pairs, made.facts, wanted)
@@ -321,8 +258,7 @@ def _optimize(
             remove(layout.train_step(step))
         rows = read_jsonl(layout.metrics)
         counts = {"updates": len(rows), "updates_refused": sum(not row["update_applied"] for row in rows)}
-        _seal(
-            session,
+        session.seal(
             layout,
             "optimize",
             inputs,
@@ -349,7 +285,7 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     config, source = session.config, session.heldout
     assert source is not None
     inputs = {"policy": policy.digest, "data": source.digest}
-    if _done(session, layout, "evaluate", inputs):
+    if session.done(layout, "evaluate", inputs):
         return
     batches = len(collecting.batch_ranges(len(source), config.evaluation.batch_videos))
     with session.progress(f"{layout.index} evaluate", batches) as tick:
@@ -365,7 +301,7 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     write_jsonl(layout.evaluation / "answers.jsonl", answers)
     write_jsonl(layout.evaluation / "descriptions.jsonl", descriptions)
     write_json(layout.evaluation / "summary.json", summary)
-    _seal(session, layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
+    session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
     session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")
     session.stop.check()
 

@@ -22,7 +22,7 @@ FLOORS = {
     **dict.fromkeys(["programs", "data", "weights"], 3),
     "stages": 4,
     **dict.fromkeys(["evaluation", "report", "plan"], 5),
-    "pipeline": 6,
+    **dict.fromkeys(["session", "start_policy", "pipeline"], 6),
     "sweep": 7,
     **dict.fromkeys(["cli", "__main__"], 8),
 }

@@ -1,0 +1,79 @@
+"""What stays the same while a run is written, and how its stages are found finished or sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from isrdpo_jax.data.loader import VideoSource
+from isrdpo_jax.data.prompts import Prompts
+from isrdpo_jax.errors import DataError
+from isrdpo_jax.runs.layout import IterationLayout, RunLayout, Stage
+from isrdpo_jax.runs.manifest import Manifest, load_verified, write_manifest
+from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.schema import Config
+
+
+@dataclass(frozen=True)
+class Session:
+    """What stays the same while a run is written."""
+
+    config: Config
+    config_hash: str
+    layout: RunLayout
+    console: Console
+    stop: StopSignal
+    prompts: Prompts
+    train: VideoSource
+    heldout: VideoSource | None
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        """A progress bar; its tick also honours a request to stop, since a unit of work has just been saved."""
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(title, total=total)
+
+            def tick() -> None:
+                bar.advance(task)
+                self.stop.check()
+
+            yield tick
+
+    def done(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
+        """The manifest of a finished stage, if it was made from these inputs.
+
+        Raises:
+            CheckpointError: a file of the stage is not what was written.
+            DataError: it was made from other inputs.
+        """
+        path = layout.manifest(stage)
+        if not path.exists():
+            return None
+        manifest = load_verified(path, self.config.checkpoint.verify)
+        if manifest.inputs != dict(inputs) or manifest.config_hash != self.config_hash:
+            changed = [name for name in inputs if manifest.inputs.get(name) != inputs[name]] or ["config"]
+            raise DataError(
+                f"{path}: this stage was made from others ({', '.join(changed)}). Delete iteration {layout.index} and "
+                "the ones behind it to do them again."
+            )
+        return manifest
+
+    def seal(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str], **facts: Any) -> Manifest:
+        return write_manifest(
+            layout.manifest(stage),
+            stage=stage,
+            iteration=layout.index,
+            config_hash=self.config_hash,
+            seed=self.config.run.seed,
+            inputs=inputs,
+            **facts,
+        )
