@@ -94,7 +94,8 @@ def phase_batches(
 
     for step in range(first_step, phase.steps):
         rng = np.random.default_rng([seed, number, step])
-        kinds = {kind: int(share) + int(rng.random() < share % 1) for kind, share in phase.mixture.items()}
+        draw_of_step = rng.random()  # one for all kinds, so that few combinations, and few shapes, occur
+        kinds = {kind: int(share) + int(draw_of_step < share % 1) for kind, share in phase.mixture.items()}
         kinds = {kind: count for kind, count in kinds.items() if count}
         chosen = [
             _shuffled(len(segments), seed, number, step * phase.batch_videos + i) for i in range(phase.batch_videos)
