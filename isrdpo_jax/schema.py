@@ -255,8 +255,8 @@ class SftConfig(Section):
     b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     b2: Annotated[float, Field(ge=0, lt=1)] = 0.98
     clip_norm: PositiveFloat | None = 1.0
-    step_label_weight: NonNegativeFloat = Field(0.5, description="Weight of process labels inside a judge prompt.")
-    verdict_weight: NonNegativeFloat = Field(4.0, description="Weight of the verdict letter.")
+    step_label_weight: NonNegativeFloat = Field(1.0, description="Weight of process labels inside a judge prompt.")
+    verdict_weight: NonNegativeFloat = Field(1.0, description="Weight of the verdict letter.")
     log_every: Positive = 20
 
 

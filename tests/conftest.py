@@ -16,3 +16,21 @@ def tiny_params():
     from tiny import TINY, random_params
 
     return random_params(TINY)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A start policy, a config and data for whole runs."""
+    from tiny_run import open_lab
+
+    return open_lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="session")
+def finished(lab):
+    """A run of two iterations that nothing disturbed, made by the command line."""
+    from tiny_run import Ran
+
+    done = lab.isrdpo("run", lab.config, "run.name=finished")
+    assert done.stdout == ""
+    return Ran(lab.layout("finished"), done.stderr)

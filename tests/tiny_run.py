@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import yaml
 from rich.console import Console
 from tiny import random_params
@@ -21,9 +23,10 @@ from tiny import random_params
 from isrdpo_jax import pipeline
 from isrdpo_jax.config import load_config
 from isrdpo_jax.data.tokens import load_tokenizer
+from isrdpo_jax.evaluation import rejudge
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.runs.atomic import read_jsonl
-from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout
+from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage
 from isrdpo_jax.schema import LlamaConfig, MeshConfig, ModelConfig, VisionConfig
 from isrdpo_jax.sharding import make_mesh
 from isrdpo_jax.weights.policy_folder import PolicyFolder, load_params, packaged_tokenizer, write_policy
@@ -44,7 +47,7 @@ MODEL = ModelConfig(
         max_positions=256,
     ),
 )
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "run": {"name": "run", "iterations": ITERATIONS},
     "data": {"train_videos": VIDEOS, "eval_videos": 12},
     "collect": {"batch_videos": 8},
@@ -57,17 +60,22 @@ SETTINGS = {
 
 
 def letter_policy() -> Params:
-    """Random weights, but for three words of the head: a turn is answered by a letter about as often as by any other
-    word, the video has a say in which, and a letter is the last word. So there are verdicts, and finished responses."""
+    """Random weights, but for three words of the head: a turn is often answered by a letter, the video and the prompt
+    have a say in which, and behind a letter the answer ends. So there are verdicts, and finished responses."""
     params = jax.tree.map(np.array, random_params(MODEL))
     tokenizer = load_tokenizer(packaged_tokenizer("shapes"))
     llama = params["llama"]
     llama["embedding"] *= 4
-    last = tokenizer.encode_turn("?")[-1]
-    letters = list(tokenizer.letter_ids)
+    for name in ("out", "down"):
+        llama["layers"][name]["kernel"] *= 0.3
     words = llama["embedding"] / np.linalg.norm(llama["embedding"], axis=1, keepdims=True)
-    llama["head"][:, letters] += 1.2 * words[last][:, None]
-    llama["head"][:, tokenizer.eos_id] = 2.0 * words[letters].sum(0)
+    first, second = tokenizer.letter_ids
+    behind = words[tokenizer.encode_turn("?")[-1]]
+    difference = np.random.default_rng(0).normal(size=MODEL.llama.hidden_size)
+    difference -= behind * (behind @ difference)
+    llama["head"][:, first] = 1.4 * behind + 0.2 * difference
+    llama["head"][:, second] = 1.4 * behind - 0.2 * difference
+    llama["head"][:, tokenizer.eos_id] = 2.4 * (words[first] + words[second])
     return params
 
 
@@ -90,7 +98,7 @@ class Lab:
     @property
     def video(self) -> Path:
         """One of the prepared videos."""
-        return sorted(self.root.glob("data/*/videos/train_*/*.mp4"))[0]
+        return min(self.root.glob("data/*/videos/train_*/*.mp4"))
 
     def layout(self, name: str) -> RunLayout:
         return RunLayout(self.root / "runs" / name)
@@ -102,7 +110,7 @@ class Lab:
             "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "COLUMNS": "120",
+            "COLUMNS": "200",
         }
         command = [sys.executable, "-m", "isrdpo_jax", *map(str, arguments)]
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
@@ -111,7 +119,7 @@ class Lab:
     def isrdpo(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end, which has this exit code and no traceback."""
         child = self.start(*arguments)
-        out, err = child.communicate(timeout=300)
+        out, err = child.communicate(timeout=900)
         assert child.returncode == code, err
         assert "Traceback" not in err
         return subprocess.CompletedProcess(arguments, code, out, err)
@@ -120,10 +128,19 @@ class Lab:
         """What the command says with `--json`: exactly one object on stdout."""
         return json.loads(self.isrdpo(*arguments, "--json").stdout)
 
-    def run(self, name: str, *overrides: str, until: str | None = None) -> RunLayout:
-        """A run in this process; meshes are over all its devices."""
-        loaded = load_config(self.config, [f"run.name={name}", *overrides])
-        return pipeline.run(loaded.config, until=until, console=Console(file=StringIO()))
+    def run(self, name: str, *overrides: str, until: Stage | None = None, config: Path | None = None) -> Ran:
+        """A run in this process."""
+        said = StringIO()
+        loaded = load_config(config or self.config, [f"run.name={name}", *overrides])
+        return Ran(pipeline.run(loaded.config, until=until, console=Console(file=said, width=200)), said.getvalue())
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run and what it told the user."""
+
+    layout: RunLayout
+    said: str
 
 
 def open_lab(root: Path) -> Lab:
@@ -137,6 +154,12 @@ def open_lab(root: Path) -> Lab:
     return Lab(root, root / "run.yaml")
 
 
+def on_one_device(patch: pytest.MonkeyPatch) -> None:
+    """Runs in this process take one of its devices, as in a process of their own."""
+    for module in (pipeline, rejudge):
+        patch.setattr(module, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
+
+
 def rows(layout: IterationLayout, kind: str) -> list[dict[str, Any]]:
     """All rows of a kind, in the order of the records."""
     return [row for part in sorted((layout.root / kind).glob("*.jsonl")) for row in read_jsonl(part)]
@@ -148,10 +171,13 @@ def weights(layout: IterationLayout) -> Params:
     return jax.device_get(load_params(PolicyFolder(layout.root.parent, layout.checkpoint), mesh)[0])
 
 
-def records(run: RunLayout) -> Iterator[Path]:
+def records(run: RunLayout) -> dict[str, bytes]:
     """What equal runs have in common, byte for byte: the records of every stage and the stages' manifests."""
-    for one in run.iterations():
-        yield from (one.manifest(stage) for stage in STAGES if one.manifest(stage).exists())
-        for folder in ("responses", "descriptions", "judgements", "reference", "evaluation"):
-            yield from sorted((one.root / folder).glob("*.json*"))
-        yield from (path for path in (one.pairs, one.metrics) if path.exists())
+    return {str(path.relative_to(run.root)): path.read_bytes() for one in run.iterations() for path in _records(one)}
+
+
+def _records(one: IterationLayout) -> Iterator[Path]:
+    yield from (one.manifest(stage) for stage in STAGES if one.manifest(stage).exists())
+    yield from (path for path in (one.pairs, one.metrics) if path.exists())
+    for folder in (one.responses, one.descriptions, one.judgements, one.reference, one.evaluation):
+        yield from folder.glob("*.json*")

@@ -94,6 +94,7 @@ def pair_loss(
     sums = {name: (value * weights).sum() for name, value in per_pair.items()}
     sums["max_abs_margin"] = (jnp.abs(margins) * weights).max()
     sums["max_abs_logp"] = (jnp.abs(policy) * weights[:, None]).max()
+    sums["max_tokens"] = (batch.mask.sum(-1) * weights[:, None]).max()
     return loss, sums
 
 

@@ -35,42 +35,68 @@ def adamw(
     return update if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), update)
 
 
-def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """Fresh moments, each on the mesh where its parameter lies. The parameters are not copied; a step donates them."""
-    shardings = jax.tree.map(lambda x: x.sharding, params)
-    whole = replicated(jax.tree.leaves(shardings)[0].mesh)
-    # Zeros depend on nothing, so the compiler would replicate the moments if it were left to choose.
-    moments = optax.tree.map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, params),
-        shardings,
-        transform_non_params=lambda _: whole,
-    )
-    step, bad = (jax.device_put(jnp.int32(0), whole) for _ in range(2))
-    return TrainState(params, jax.jit(optimizer.init, out_shardings=moments)(params), step, bad)
+def abstract_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and shardings of a fresh state: each moment lies where its parameter lies. Allocates nothing.
 
-
-def update_program(*static: str) -> Callable[[Callable], Callable]:
-    """`jax.jit` for a step `(state, …) -> (state, metrics)`: donates the state; the new one lies where the old one lay.
-
-    Left to itself the compiler chooses other shardings for the new state, and the next step would be compiled anew.
+    Args:
+        params: arrays, or `jax.ShapeDtypeStruct`s with their shardings.
     """
 
-    def decorate(step: Callable) -> Callable:
+    def placed(array: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    shardings = jax.tree.map(lambda x: x.sharding, params)
+    whole = replicated(jax.tree.leaves(shardings)[0].mesh)
+    moments = optax.tree.map_params(
+        optimizer,
+        placed,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda x: placed(x, whole),
+    )
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(jax.tree.map(placed, params, shardings), moments, count, count)
+
+
+def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """A fresh state, laid out as in `abstract_state`. The parameters are not copied; a step donates them."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer))
+    # Zeros depend on nothing, so the compiler would replicate the moments if it were left to choose.
+    moments = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    step, bad = (jax.device_put(jnp.int32(0), shardings.step) for _ in range(2))
+    return TrainState(params, moments, step, bad)
+
+
+class UpdateProgram:
+    """A jitted step `(state, …) -> (state, metrics)`: donates the state; the new one lies where the old one lay.
+
+    Left to itself the compiler chooses other shardings for the new state, and the next step would be compiled anew.
+    It is called, or lowered from shapes and shardings alone, like what `jax.jit` returns.
+    """
+
+    def __init__(self, step: Callable, static: tuple[str, ...]):
         @functools.cache
-        def program(tree: Any, shardings: tuple) -> Callable:
+        def program(tree: Any, shardings: tuple) -> Any:
             out = (tree.unflatten(shardings), None)
             return jax.jit(step, static_argnames=static, donate_argnames="state", out_shardings=out)
 
-        @functools.wraps(step)
-        def run(state: TrainState, *args: Any, **settings: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-            shardings, tree = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
-            return program(tree, tuple(shardings))(state, *args, **settings)
+        self._program = program
+        functools.update_wrapper(self, step)
 
-        return run
+    def _for(self, state: TrainState) -> Any:
+        shardings, tree = jax.tree.flatten(jax.tree.map(lambda x: x.sharding, state))
+        return self._program(tree, tuple(shardings))
 
-    return decorate
+    def __call__(self, state: TrainState, *args: Any, **settings: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        return self._for(state)(state, *args, **settings)
+
+    def lower(self, state: TrainState, *args: Any, **settings: Any) -> jax.stages.Lowered:
+        return self._for(state).lower(state, *args, **settings)
+
+
+def update_program(*static: str) -> Callable[[Callable], UpdateProgram]:
+    """Makes an `UpdateProgram` of the step that it decorates; `static` names the step's static arguments."""
+    return lambda step: UpdateProgram(step, static)
 
 
 def guarded_update(

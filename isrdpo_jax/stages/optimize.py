@@ -28,7 +28,9 @@ from isrdpo_jax.stages.pair_batches import PairSet, epoch_order, place, updates
 
 log = logging.getLogger(__name__)
 
-FLOAT32_TOLERANCE = 1e-6  # of max |log-prob|, times beta: rounding of the same sum in two compilations
+# Of max |log-prob|, times beta: rounding of the same sum in two compilations. A token's rounding follows its logits,
+# which do not vanish when a confident policy's log-probs do, so a response counts for at least one nat per token.
+FLOAT32_TOLERANCE = 1e-6
 BFLOAT16_WARN, BFLOAT16_STOP = 0.1, 0.2
 
 
@@ -58,7 +60,7 @@ def start_check(metrics: dict[str, float], dpo: DpoConfig, dtype: str) -> str:
     Raises:
         DivergedError: they are not.
     """
-    margin, logp = metrics["max_abs_margin"], metrics["max_abs_logp"]
+    margin, logp = metrics["max_abs_margin"], max(metrics["max_abs_logp"], metrics["max_tokens"])
     expected = loss_at_zero_margin(dpo.loss, dpo.beta, dpo.label_smoothing)
     expects = f"margin 0 gives {expected:.6f} plus the SFT term"
     told = f"first batch: max |margin| {margin:.3g}, loss {metrics['loss']:.6f} ({expects})"

@@ -19,7 +19,7 @@ from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.data.shapes_world.language import Statement, Truth
 
 BUILT_IN = (
-    "Descriptions are clean. Half of the answers state a language prior of the asked colour as their core, without a "
+    "Descriptions are clean. Two of five answers state a language prior of the asked colour as their core, without a "
     "look at the video; answers go on with 0 to 4 further statements, of which one in four is false. Verdicts follow "
     "2 x (the core is right) - (false statements) exactly, in prompts with a description and without; most of the "
     "judge's rows are shown without the video, and the lengths of the two answers tell nothing. Words of the judged "
@@ -27,10 +27,10 @@ BUILT_IN = (
 )
 
 EXTRAS = (0.30, 0.28, 0.20, 0.13, 0.09)  # probability of 0 ... 4 extra statements
-ANSWER_PRIOR = 0.5  # share of answers whose core is the language prior
+ANSWER_PRIOR = 0.4  # share of answers whose core is the language prior
 ANSWER_EXTRA_FALSE = 0.25
 PREVIOUS_CORRUPTED = 0.35  # per statement of the previous description
-CONTEXT_CORRUPTED = 0.12  # per statement of the judge's description
+CONTEXT_CORRUPTED = 0.03  # per statement of the judge's description
 JUDGE_CORE_FALSE = 0.5
 JUDGE_FALSE_IS_PRIOR = 0.0  # of the false cores; the others have one wrong attribute. 0: no cue in the text alone
 JUDGE_EXTRA_FALSE = 0.4

@@ -48,7 +48,7 @@ def test_the_order_is_a_function_of_seed_iteration_and_epoch():
 
 
 def first_batch(margin: float) -> dict[str, float]:
-    return {"max_abs_margin": margin, "max_abs_logp": 40.0, "loss": 0.693147}
+    return {"max_abs_margin": margin, "max_abs_logp": 40.0, "max_tokens": 30.0, "loss": 0.693147}
 
 
 def test_float32_must_start_at_its_reference():
