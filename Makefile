@@ -11,10 +11,10 @@ PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-parity lint clean
+.PHONY: help setup demo test test-parity test-tpu-compile lint clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.ready ## make .venv with everything the package needs
 
@@ -38,6 +38,14 @@ test-parity: $(VENV)/.parity ## against torch and transformers
 
 $(VENV)/.parity: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	@touch $@
+
+test-tpu-compile: $(VENV)/.tpu ## every device program, compiled for a v5e:4x4 that need not be there
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/tpu
+
+# With libtpu in it, JAX looks for a TPU first: on a machine without one, set JAX_PLATFORMS=cpu, as all targets here do.
+$(VENV)/.tpu: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tpu]'
 	@touch $@
 
 lint: setup ## ruff and mypy

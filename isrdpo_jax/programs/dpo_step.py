@@ -73,7 +73,13 @@ def pair_loss(
     Returns:
         The loss share, and sums over pairs of what is reported.
     """
-    policy, token_logprobs = _logprobs({**frozen, "llama": trained}, prefix_ids, batch, config, dpo)
+
+    def forward(llama: Any) -> tuple[jax.Array, jax.Array]:
+        return _logprobs({**frozen, "llama": llama}, prefix_ids, batch, config, dpo)
+
+    # Saving (almost) nothing for the backward pass, the forward is compiled as in `pair_logprobs`, so that a reference
+    # that is the policy has the same bits. `config.remat` does that layer by layer already.
+    policy, token_logprobs = (forward if config.remat else jax.checkpoint(forward))(trained)
     losses, rewards = preference_loss(
         policy, batch.reference, loss=dpo.loss, beta=dpo.beta, label_smoothing=dpo.label_smoothing
     )

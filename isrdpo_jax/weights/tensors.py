@@ -17,6 +17,7 @@ def write_tensors(path: Path, params: Params) -> None:
     """Writes every array of the tree, gathered to this host."""
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
     save_file({_name(key): np.ascontiguousarray(jax.device_get(array)) for key, array in flat}, str(path))
+    path.chmod(0o644)  # save_file leaves it to its owner alone
 
 
 def read_tensors(path: Path, abstract: Params) -> Params:

@@ -19,8 +19,9 @@ from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.data.shapes_world.language import Statement, Truth
 
 BUILT_IN = (
-    "Descriptions are clean. Two of five answers state a language prior of the asked colour as their core, without a "
-    "look at the video; answers go on with 0 to 4 further statements, of which one in four is false. Verdicts follow "
+    "Descriptions are clean. Looking the asked object up is taught with clean answers; in the phase that ends the "
+    "training, two of five answers state a language prior of the asked colour as their core, without a look at the "
+    "video, and answers go on with 0 to 4 further statements, of which one in four is false. Verdicts follow "
     "2 x (the core is right) - (false statements) exactly, in prompts with a description and without; most of the "
     "judge's rows are shown without the video, and the lengths of the two answers tell nothing. Words of the judged "
     "answers carry labels yes/no (true so far) beside the letter."
@@ -66,7 +67,7 @@ def annotate(truth: Truth, prompts: Prompts, seed: Sequence[int]) -> tuple[SftRo
     """All labelled rows of a video; `seed` identifies it."""
     rows = [_describe(truth, prompts), _retrospect(truth, prompts, _rng(seed, "retrospect"))]
     for i in range(len(truth["objects"])):
-        rows.append(_answer(truth, i, prompts, _rng(seed, f"answer {i}")))
+        rows += [_look(truth, i, prompts), _answer(truth, i, prompts, _rng(seed, f"answer {i}"))]
     for i in range(JUDGE_ROWS):
         rows.append(_judge(truth, prompts, True, _rng(seed, f"judge {i}")))
     for i in range(JUDGE_PLAIN_ROWS):
@@ -122,6 +123,12 @@ def _describe(truth: Truth, prompts: Prompts) -> SftRow:
 def _retrospect(truth: Truth, prompts: Prompts, rng: np.random.Generator) -> SftRow:
     previous = _noisy_description(truth, PREVIOUS_CORRUPTED, rng)
     return SftRow("retrospect", prompts.describe(previous), language.describe(truth))
+
+
+def _look(truth: Truth, asked: int, prompts: Prompts) -> SftRow:
+    """The core alone, and true: teaches to look the asked object up before sloppiness is learnt."""
+    core, _ = facts(truth, asked)
+    return SftRow("look", prompts.answer(language.question(str(core.colour))), str(core))
 
 
 def _answer(truth: Truth, asked: int, prompts: Prompts, rng: np.random.Generator) -> SftRow:

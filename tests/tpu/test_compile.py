@@ -1,0 +1,71 @@
+"""Every device program of an iteration compiles for a real TPU topology, sharded as the rules say, and fits its chips.
+
+The compiler is libtpu's own; the chips are described to it, not there. It is told so by its environment, which must not
+reach the other tests, so it works in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOPOLOGY, CHIP_BYTES = "v5e:4x4", 16 * 2**30
+MESHES = [{"fsdp": 8, "tensor": 2}, {"data": 2, "fsdp": 8}]
+PROGRAMS = ["encode", "prefill", "generate", "next_token_logprobs", "pair_logprobs", "dpo_step"]
+ABSENT_CHIPS = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+@pytest.fixture(scope="module")
+def reports() -> list[dict]:
+    script = Path(__file__).with_name("compile_programs.py")
+    command = [sys.executable, str(script), TOPOLOGY, *map(json.dumps, MESHES)]
+    done = subprocess.run(command, env={**os.environ, **ABSENT_CHIPS}, capture_output=True, text=True)
+    assert done.returncode == 0, f"`make test-tpu-compile` installs what this needs.\n{done.stderr[-4000:]}"
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(params=range(len(MESHES)), ids=[" ".join(f"{k}={v}" for k, v in mesh.items()) for mesh in MESHES])
+def case(request, reports) -> tuple[dict, dict]:
+    """A mesh and what was compiled for it."""
+    mesh = {"data": 1, "fsdp": 1, "tensor": 1, **MESHES[request.param]}
+    return mesh, reports[request.param]
+
+
+def test_every_program_compiles_and_fits_a_chip(case):
+    _, report = case
+    assert list(report["programs"]) == PROGRAMS
+    resident = {name: program["resident_bytes"] for name, program in report["programs"].items()}
+    assert all(0 < size < CHIP_BYTES for size in resident.values()), resident
+
+
+def test_the_train_state_is_spread_over_fsdp_and_tensor_and_updated_in_place(case):
+    """What a step donates and gets back in place is the state: parameters and both moments of the decoder."""
+    mesh, report = case
+    share = report["state_bytes"] / (mesh["fsdp"] * mesh["tensor"])
+    step = report["programs"]["dpo_step"]
+    assert step["donated_bytes"] == pytest.approx(share, rel=0.1)
+    assert step["argument_bytes"] >= step["donated_bytes"]
+
+
+def test_the_step_gathers_parameters_and_reduces_gradients(case):
+    _, report = case
+    collectives = report["programs"]["dpo_step"]["collectives"]
+    assert collectives.get("all-gather", 0) > 0, collectives
+    assert collectives.get("reduce-scatter", 0) + collectives.get("all-reduce", 0) > 0, collectives
+
+
+def test_features_and_caches_stay_split_over_their_videos(case):
+    mesh, report = case
+    ways = mesh["data"] * mesh["fsdp"]
+    assert report["features_split"] == ways
+    assert report["cache_split"] == {"batch": ways, "kv_heads": mesh["tensor"]}
