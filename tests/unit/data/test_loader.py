@@ -64,7 +64,7 @@ def test_other_numbers_build_anew(folder, train):
 def test_supervised_rows_survive_storage(tmp_path):
     video = open_split(_config(tmp_path), "sft", num_frames=8)[0]
     kinds = {row.kind for row in video.sft_rows}
-    assert kinds == {"describe", "retrospect", "answer", "judge", "judge_plain"}
+    assert kinds == {"describe", "retrospect", "look", "answer", "judge", "judge_plain"}
     judged = next(row for row in video.sft_rows if row.kind == "judge")
     assert judged.step_labels and all(label in ("yes", "no") for _, label in judged.step_labels)
 

@@ -18,7 +18,7 @@ from isrdpo_jax.data.video_writer import write_video
 SCENE = Scene(
     objects=(
         Object("blue", "square", "up", "large", lane=0, span=(2, 28)),
-        Object("red", "circle", "left", "small", lane=2, span=(2, 28)),
+        Object("red", "circle", "left", "small", lane=1, span=(2, 28)),
     ),
     background="dark",
     noise_seed=7,
@@ -66,7 +66,7 @@ def test_objects_keep_their_colour_through_a_file(tmp_path, background):
         scene = Scene(
             objects=(
                 Object(first, "cross", "right", "small", lane=0, span=(2, 28)),
-                Object(second, "triangle", "left", "small", lane=3, span=(2, 28)),
+                Object(second, "triangle", "left", "small", lane=1, span=(2, 28)),
             ),
             background=background,
             noise_seed=i,
@@ -190,7 +190,7 @@ def _responses(prompt):
 
 def test_rows_of_every_kind(rows):
     kinds = [row.kind for row in rows[0][1]]
-    assert kinds == ["describe", "retrospect", "answer", "answer", *["judge"] * 5, "judge_plain"]
+    assert kinds == ["describe", "retrospect", "look", "answer", "look", "answer", *["judge"] * 5, "judge_plain"]
     for truth, row in _of(rows, "describe") + _of(rows, "retrospect"):
         assert row.response == language.describe(truth)
     assert all("Description:" not in row.prompt for _, row in _of(rows, "judge_plain"))
