@@ -216,7 +216,7 @@ def _parse(text: str, path: str | None, problems: list[str]) -> Entry:
     return Entry(None, start)
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
+def _scalar(node: yaml.Node) -> Any:
     """The value of a scalar; ValueError or KeyError where its text does not fit its tag."""
     text = node.value
     match node.tag.removeprefix(_TAG):

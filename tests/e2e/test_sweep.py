@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def test_a_failing_point_is_marked_and_only_what_is_missing_is_done_again(lab: L
     assert (done["judge.tie_margin"], failed["judge.tie_margin"]) == (0.0, 1000.0)
     assert done["state"] == "done" and done["run"] == str(lab.layout("ties_tie_margin-0").root)
     assert done["accuracy"] == read_json(Path(done["run"]) / "iter_01/evaluation/summary.json")["accuracy"]["value"]
-    assert failed["state"].startswith("failed: 0 of 40 questions gave a pair (tie 40)") and "accuracy" not in failed
+    assert re.match(r"failed: 0 of 40 questions gave a pair \(.*tie \d+\)", failed["state"])
+    assert "accuracy" not in failed
     assert "0 of 40 questions gave a pair" in said.getvalue()
     assert read_json(lab.root / "runs/ties.sweep.json") == [done, failed]
 

