@@ -87,7 +87,7 @@ class Running:
 def check_what_is_visible(run: RunLayout) -> None:
     """Whenever a run is killed, what has its final name is whole (of metrics: all rows but the last)."""
     read_status(run.root)
-    for path in run.root.glob("iter_*/**/*.json*"):
+    for path in (path for path in run.root.rglob("*") if path.suffix in (".json", ".jsonl")):
         content = path.read_text()
         if path.name == "metrics.jsonl":
             content = content[: content.rfind("\n") + 1]
@@ -119,7 +119,7 @@ def disturbed(lab: Lab, seed: int, landed: Counter[Stage], lock: Lock) -> RunLay
             so_far = made(run.iteration(t), stage)
             more = chance.randint(0, max(0, FILES[stage] - so_far))
             running.wait_until_made(t, stage, so_far + more)
-            longest = 0.003 if stage == "pairs" else 0.02 if more else 0.3  # pairs are made in milliseconds
+            longest = 0.001 if stage == "pairs" else 0.02 if more else 0.3  # pairs are made in milliseconds
             time.sleep(chance.uniform(0, longest))
         running.kill()
         if running.child.returncode == 0:
