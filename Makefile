@@ -37,7 +37,7 @@ test-parity: $(VENV)/.parity ## against torch and transformers
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/parity
 
 $(VENV)/.parity: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 test-tpu-compile: $(VENV)/.tpu ## every device program, compiled for a v5e:4x4 that need not be there
