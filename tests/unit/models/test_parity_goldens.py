@@ -28,7 +28,8 @@ from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.schema import LlamaConfig, ModelConfig, VisionConfig
 
 GOLDENS = sorted((Path(__file__).parents[2] / "goldens").glob("model_*.npz"))
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5  # float32 rounding leaves a tenth of it
+GRADIENT_TOLERANCE = 1e-4
 VIDEOS = RESPONSES = 2
 
 
@@ -210,4 +211,4 @@ def test_logprobs_and_their_gradient(golden):
     for i, j in np.ndindex(VIDEOS, RESPONSES):
         assert_close(logprobs[i, j][mask[i, j]], golden.arrays[f"logprobs/{i}/{j}"], f"video {i}, response {j}:")
     # No softmax sees the bias of its keys: the floor is for their gradients, which are rounding.
-    assert_trees_close(gradient, to_params(golden.named("gradients")), TOLERANCE, floor=1e-3)
+    assert_trees_close(gradient, to_params(golden.named("gradients")), GRADIENT_TOLERANCE, floor=1e-3)
