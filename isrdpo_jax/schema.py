@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class VisionConfig(Section):
-    """The video tower: a CLIP-style ViT with an optional temporal attention in every layer (LanguageBind_Video)."""
+    """A tower: a CLIP-style ViT, for videos with an optional temporal attention in every layer (LanguageBind)."""
 
     image_size: Positive = Field(224, description="Side of the square that the tower sees, pixels.")
     patch_size: Positive = Field(14, description="Side of a patch, pixels.")
@@ -95,9 +95,12 @@ class LlamaConfig(Section):
 
 
 class ModelConfig(Section):
-    """A Video-LLaVA model: tower, two-layer GELU projector, decoder."""
+    """A Video-LLaVA model: towers, two-layer GELU projector, decoder."""
 
-    vision: VisionConfig = VisionConfig()
+    vision: VisionConfig = Field(VisionConfig(), description="The video tower.")
+    image: VisionConfig | None = Field(
+        None, description="The image tower: one frame, no temporal attention; none = the model has none."
+    )
     llama: LlamaConfig = LlamaConfig()
     compute_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Dtype of matmuls; softmax, log-probs and losses are float32."
@@ -106,6 +109,31 @@ class ModelConfig(Section):
         False, description="Unroll the layer scan when compiling: faster backward on CPU, slower to compile."
     )
     remat: bool = Field(False, description="Recompute layer activations in the backward pass.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.image is None:
+            return self
+        if self.image.num_frames != 1 or self.image.temporal_attention:
+            raise ValueError("image: the image tower has num_frames 1 and temporal_attention false")
+        if self.image.hidden_size != self.vision.hidden_size:
+            raise ValueError(
+                f"image.hidden_size {self.image.hidden_size} is not vision.hidden_size {self.vision.hidden_size}: "
+                "one projector serves both towers"
+            )
+        return self
+
+
+class ComputeConfig(Section):
+    """How a run computes with its start policy's model; null is as that policy's `model.json` says."""
+
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="Dtype of matmuls (model.compute_dtype).")
+    unroll_layers: bool | None = Field(None, description="Unroll the layer scan when compiling.")
+    remat: bool | None = Field(None, description="Recompute layer activations in the backward pass.")
+
+    def applied_to(self, model: ModelConfig) -> ModelConfig:
+        ours = {"compute_dtype": self.dtype, "unroll_layers": self.unroll_layers, "remat": self.remat}
+        return model.model_copy(update={key: value for key, value in ours.items() if value is not None})
 
 
 class RunConfig(Section):
@@ -274,6 +302,7 @@ class Config(Section):
     judge: JudgeConfig = JudgeConfig()
     collect: CollectConfig = CollectConfig()
     dpo: DpoConfig = DpoConfig()
+    compute: ComputeConfig = ComputeConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

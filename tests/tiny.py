@@ -28,6 +28,20 @@ TINY = ModelConfig(
         max_positions=128,
     ),
 )
+TINY_WITH_IMAGES = TINY.model_copy(
+    update={
+        "image": VisionConfig(
+            image_size=12,
+            patch_size=4,
+            hidden_size=16,
+            intermediate_size=20,
+            num_layers=2,
+            num_heads=4,
+            num_frames=1,
+            temporal_attention=False,
+        )
+    }
+)
 PREFIX_IDS = np.array([1, 7, 9], np.int32)
 PREFIX_LENGTH = len(PREFIX_IDS) + TINY.vision.tokens_per_video
 WIDTH, RESPONSE_LENGTH = 24, 8  # of packed pairs

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from tiny import TINY, random_params
 
-import isrdpo_jax
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.data.records import Question, Video
 from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.models.video_llava import abstract_params, logical_axes
-from isrdpo_jax.schema import MeshConfig
+from isrdpo_jax.schema import MeshConfig, ModelConfig
 from isrdpo_jax.sharding import make_mesh, parameter_shardings
 from isrdpo_jax.stages.engine import Policy
+from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
 
 def tiny_policy(sizes: MeshConfig = MeshConfig(), devices: int = 1, seed: int = 0) -> Policy:  # noqa: B008
-    tokenizer = load_tokenizer(Path(isrdpo_jax.__file__).parent / "weights" / "shapes" / "tokenizer")
-    words = TINY.llama.model_copy(update={"vocab_size": tokenizer.vocab_size, "max_positions": 512})
-    config = TINY.model_copy(update={"llama": words})
+    tokenizer = load_tokenizer(packaged_tokenizer("shapes"))
+    config = with_words(TINY)
     mesh = make_mesh(sizes, jax.devices()[:devices])
     shardings = parameter_shardings(mesh, logical_axes(config), abstract_params(config))
     params = jax.device_put(random_params(config, seed), shardings)
     return Policy(config, params, tokenizer, load_prompts(), mesh, digest=f"random {seed}")
+
+
+def with_words(config: ModelConfig) -> ModelConfig:
+    """The model with an embedding for every word of the packaged tokenizer."""
+    vocab_size = load_tokenizer(packaged_tokenizer("shapes")).vocab_size
+    words = config.llama.model_copy(update={"vocab_size": vocab_size, "max_positions": 512})
+    return config.model_copy(update={"llama": words})
 
 
 def noise_video(name: str, questions: int = 2, seed: int = 0) -> Video:

@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from isrdpo_jax.data.frames import DecodedVideo, frame_indices
-from isrdpo_jax.errors import VideoError, VideoReason
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+from isrdpo_jax.data.images import is_image, read_image
+from isrdpo_jax.errors import VideoError
 
 
 def read_folder(path: Path, num_frames: int) -> DecodedVideo:
@@ -30,7 +28,7 @@ def read_folder(path: Path, num_frames: int) -> DecodedVideo:
         raise VideoError(str(path), "empty", "the folder holds no image")
     names.sort(key=_natural)
     indices = frame_indices(len(names), num_frames)
-    images = {index: _read_image(path, names[index]) for index in sorted(set(indices))}
+    images = {index: _read_frame(path, names[index]) for index in sorted(set(indices))}
     sizes = {image.shape for image in images.values()}
     if len(sizes) > 1:
         raise VideoError(str(path), "corrupt", f"the images differ in size: {sorted(sizes)}")
@@ -39,7 +37,7 @@ def read_folder(path: Path, num_frames: int) -> DecodedVideo:
 
 
 def _is_frame(entry: Path) -> bool:
-    return entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and not entry.is_dir()
+    return is_image(entry) and not entry.name.startswith(".")
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -47,12 +45,8 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
-def _read_image(folder: Path, name: str) -> np.ndarray:
+def _read_frame(folder: Path, name: str) -> np.ndarray:
     try:
-        with Image.open(folder / name) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise VideoError(str(folder), "corrupt", f"{name} is not a readable image ({error})") from error
-    except OSError as error:  # Pillow raises a bare OSError for a truncated image; the system's carry a number
-        reason: VideoReason = "corrupt" if error.errno is None else "unreadable"
-        raise VideoError(str(folder), reason, f"{name} cannot be read ({error})") from error
+        return read_image(folder / name)
+    except VideoError as error:
+        raise VideoError(str(folder), error.reason, f"{name}: {error.detail}") from error

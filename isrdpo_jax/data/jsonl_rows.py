@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
-from isrdpo_jax.data.prompts import VIDEO_MARKER
+from isrdpo_jax.data.prompts import find_marker
 from isrdpo_jax.errors import DataError
 
 RowReason = Literal[
@@ -24,7 +24,7 @@ RowReason = Literal[
     "missing_field",  # no video or no question, or an empty video or id
     "wrong_type",  # a field that is not a string
     "empty_question",  # nothing but white space
-    "video_marker",  # a literal <video> in the question or the answer
+    "video_marker",  # a literal <video> or <image> in the question or the answer
     "duplicate_id",  # an earlier row has the same id
 ]
 
@@ -134,8 +134,8 @@ def _fields(text: bytes) -> dict[str, str]:
     if not fields["question"].strip():
         raise _Refused("empty_question", "the question is empty")
     for name in ("question", "answer"):
-        if VIDEO_MARKER in fields.get(name, ""):
-            raise _Refused("video_marker", f"a literal {VIDEO_MARKER} in the {name} would be taken for the video")
+        if marker := find_marker(fields.get(name, "")):
+            raise _Refused("video_marker", f"a literal {marker} in the {name} would be taken for what is seen")
     return fields
 
 

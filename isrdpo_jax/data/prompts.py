@@ -1,6 +1,7 @@
 """Prompt templates: text files, packaged or the user's own, and the conversation that surrounds them.
 
 The conversation is Vicuna's, version 1.1: `{system} USER: <video>\\n{user turn} ASSISTANT:`, then ` {response}</s>`.
+An image stands where a video stands.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from string import Formatter
 
 from isrdpo_jax.errors import DataError
 
-VIDEO_MARKER = "<video>"
+MARKERS = ("<video>", "<image>")
 
 PLACEHOLDERS: dict[str, frozenset[str]] = {
     "system": frozenset(),
@@ -62,6 +63,7 @@ class Prompts:
         return hashlib.sha256("".join(texts).encode()).hexdigest()
 
     def answer(self, question: str) -> str:
+        check_text(question, "the question")
         return _fill(self.answer_template, question=question)[0]
 
     def describe(self, previous: str | None) -> str:
@@ -75,6 +77,7 @@ class Prompts:
 
     def judge_turn(self, question: str, a: str, b: str, context: str | None) -> JudgeTurn:
         """Asks which of the responses a and b is better; without a context, from the video alone."""
+        check_text(question, "the question")
         values = {"question": question, "response_a": a, "response_b": b}
         if context is None:
             text, spans = _fill(self.judge_plain_template, **values)
@@ -88,7 +91,7 @@ def load_prompts(folder: str | None = None) -> Prompts:
 
     Raises:
         DataError: the folder is missing or holds an unknown .txt file, or a template lacks a placeholder, has an
-            unknown one, or contains the video marker.
+            unknown one, or contains a marker.
     """
     own = _own_files(folder)
     texts = {}
@@ -101,13 +104,18 @@ def load_prompts(folder: str | None = None) -> Prompts:
 
 
 def check_text(text: str, where: str) -> None:
-    """Refuses a text that would be taken for the video.
+    """Refuses a text that would be taken for the video or the image.
 
     Raises:
-        DataError: the text contains a literal `<video>`.
+        DataError: the text contains a literal `<video>` or `<image>`.
     """
-    if VIDEO_MARKER in text:
-        raise DataError(f"{where}: a literal {VIDEO_MARKER} marks the place of the video; remove it from the text.")
+    if marker := find_marker(text):
+        raise DataError(f"{where}: a literal {marker} marks the place of what is seen; remove it from the text.")
+
+
+def find_marker(text: str) -> str | None:
+    """The first of `MARKERS` that the text contains."""
+    return next((marker for marker in MARKERS if marker in text), None)
 
 
 def _own_files(folder: str | None) -> dict[str, Path]:
@@ -140,12 +148,14 @@ def _check_template(name: str, text: str, where: str) -> None:
 
 
 def _fill(template: str, **values: str) -> tuple[str, dict[str, tuple[int, int]]]:
-    """Fills the placeholders; returns the text and where each value stands in it."""
+    """Fills the placeholders; returns the text and where each value stands in it.
+
+    What a model wrote may hold anything: tokenizers here take a marker in a text for text.
+    """
     text, spans = "", {}
     for literal, field, _, _ in Formatter().parse(template):
         text += literal
         if field is not None:
-            check_text(values[field], f"prompt field {field}")
             spans[field] = (len(text), len(text) + len(values[field]))
             text += values[field]
     return text, spans

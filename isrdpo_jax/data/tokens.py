@@ -119,6 +119,15 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return Tokenizer(backend, loaded.bos_token_id, loaded.eos_token_id, pad_id or 0, digest)
 
 
+def check_tokenizer(folder: str | Path, vocab_size: int) -> None:
+    """Raises:
+    DataError: the folder holds no tokenizer, or one with more tokens than a model's vocabulary of `vocab_size`.
+    """
+    tokens = load_tokenizer(folder).vocab_size
+    if tokens > vocab_size:
+        raise DataError(f"the tokenizer has {tokens} tokens, and the model's vocabulary {vocab_size}.")
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int, out: str | Path) -> None:
     """Trains a byte-fallback BPE in LLaMA's layout of ids and writes it as a Hugging Face folder.
 

@@ -14,6 +14,11 @@ class KVCache(NamedTuple):
     k: jax.Array
     v: jax.Array
 
+    @property
+    def length(self) -> int:
+        """How many positions there are: p, or m (axis -3)."""
+        return self.k.shape[-3]
+
     def grown(self, columns: int) -> KVCache:
         """The same with `columns` empty positions appended (axis -3)."""
         widths = [(0, 0)] * self.k.ndim

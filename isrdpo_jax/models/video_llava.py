@@ -1,7 +1,8 @@
-"""Video-LLaVA: a frozen video tower and projector in front of a LLaMA decoder.
+"""Video-LLaVA: frozen towers and a projector in front of a LLaMA decoder.
 
 `declare` gives the module's static definition; parameters are a plain nested dict
-`{"video_tower": …, "projector": …, "llama": …}`, so that training the decoder alone is training one entry.
+`{"video_tower": …, "projector": …, "llama": …}`, so that training the decoder alone is training one entry. A model
+that sees images has `image_tower` beside them; both towers share the projector.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from flax import nnx
 
 from isrdpo_jax.models.llama import Llama
 from isrdpo_jax.models.projector import Projector
-from isrdpo_jax.models.vision import VideoTower
+from isrdpo_jax.models.vision import VisionTower
 from isrdpo_jax.schema import ModelConfig
 
 Params = dict[str, Any]
@@ -25,7 +26,8 @@ class VideoLlava(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.dtype = jnp.dtype(config.compute_dtype)
         how = {"unroll": config.unroll_layers, "remat": config.remat}
-        self.video_tower = VideoTower(config.vision, **how, rngs=rngs)
+        self.video_tower = VisionTower(config.vision, **how, rngs=rngs)
+        self.image_tower = None if config.image is None else VisionTower(config.image, **how, rngs=rngs)
         self.projector = Projector(config.vision.hidden_size, config.llama.hidden_size, rngs=rngs)
         self.llama = Llama(config.llama, **how, rngs=rngs)
 
@@ -33,8 +35,18 @@ class VideoLlava(nnx.Module):
         """Normalised pixels [b, t, S, S, 3] -> pre-projector features [b, n, d_vision]."""
         return self.video_tower(pixels.astype(self.dtype))
 
+    def encode_images(self, pixels: jax.Array) -> jax.Array:
+        """Normalised pixels [b, S, S, 3] -> pre-projector features [b, n, d_vision].
+
+        Raises:
+            ValueError: when the model has no image tower.
+        """
+        if self.image_tower is None:
+            raise ValueError("this model has no image tower")
+        return self.image_tower(pixels[:, None].astype(self.dtype))
+
     def embed_prefix(self, ids: jax.Array, features: jax.Array) -> jax.Array:
-        """Embeddings of the prefix: text tokens int[s] before the video, then the projected features.
+        """Embeddings of the prefix: text tokens int[s] before the video or image, then the projected features.
 
         Args:
             features: [b, n, d_vision].

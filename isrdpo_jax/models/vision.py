@@ -1,4 +1,4 @@
-"""The LanguageBind video tower: CLIP's ViT with a temporal attention in front of every spatial block."""
+"""The LanguageBind towers: CLIP's ViT; the video tower has a temporal attention in front of every spatial block."""
 
 from __future__ import annotations
 
@@ -64,8 +64,11 @@ class VisionLayer(nnx.Module):
         return x.reshape(b, t, n, d)
 
 
-class VideoTower(nnx.Module):
-    """Frames to features. Layers and norm behind the tapped layer do not exist here: they never matter."""
+class VisionTower(nnx.Module):
+    """Frames to features; an image is a video of one frame.
+
+    Layers and norm behind the tapped layer do not exist here: they never matter.
+    """
 
     def __init__(self, config: VisionConfig, *, unroll: bool = False, remat: bool = False, rngs: nnx.Rngs):
         d, patch = config.hidden_size, config.patch_size

@@ -53,16 +53,16 @@ class Policy:
 
     @property
     def prefix_length(self) -> int:
-        """Positions before the user turn: s text tokens and the visual tokens."""
+        """Positions before the user turn about a video: s text tokens and the visual tokens."""
         return len(self.prefix_ids) + self.config.vision.tokens_per_video
 
-    def check_fits(self, tokens: int, what: str) -> None:
+    def check_fits(self, prefix_length: int, tokens: int, what: str) -> None:
         """Raises:
-        DataError: when `tokens` behind the prefix exceed the context window.
+        DataError: when `tokens` behind a prefix of a video or an image exceed the context window.
         """
-        limit = self.config.llama.max_positions - self.prefix_length
+        limit = self.config.llama.max_positions - prefix_length
         if tokens > limit:
-            raise DataError(f"{what}: {tokens} tokens behind the video, and the context window leaves {limit}.")
+            raise DataError(f"{what}: {tokens} tokens, and the context window leaves {limit} behind the visual tokens.")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def complete(
         ids, samples: the record and the number of the sample, from which each row's key is made.
     """
     prompts, lengths = _encode_turns(policy, turns)
-    policy.check_fits(int(lengths.max()) + decoding.max_new_tokens, "prompt and response")
+    policy.check_fits(prefixes.length, int(lengths.max()) + decoding.max_new_tokens, "prompt and response")
     record = np.array([[record_hash(one) for one in row] for row in ids], np.uint32)
     keys = record_keys(seed, iteration, _PURPOSES[purpose], jnp.asarray(record), jnp.asarray(samples, dtype=jnp.uint32))
     eos = policy.tokenizer.eos_id
@@ -155,7 +155,7 @@ def complete(
 def letter_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[str | None]]) -> np.ndarray:
     """log p(A), log p(B) behind each user turn: float32[b, r, 2]; rows of None are meaningless."""
     prompts, lengths = _encode_turns(policy, turns)
-    policy.check_fits(int(lengths.max()) + 1, "judge prompt")
+    policy.check_fits(prefixes.length, int(lengths.max()) + 1, "judge prompt")
     letters = jnp.asarray(policy.tokenizer.letter_ids, jnp.int32)
     out = next_token_logprobs(
         policy.params,

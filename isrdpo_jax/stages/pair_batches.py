@@ -39,7 +39,7 @@ class PairSet:
             for turn, pair in zip(turns, pairs, strict=True)
         ]
         longest = max(max(len(one.chosen), len(one.rejected)) for one in tokens)
-        policy.check_fits(max(len(one.turn) for one in tokens) + longest, "prompt and response")
+        policy.check_fits(policy.prefix_length, max(len(one.turn) for one in tokens) + longest, "prompt and response")
         return PairSet(pairs, tokens, bucket(max(one.width for one in tokens)), bucket(longest, 16))
 
     def __len__(self) -> int:

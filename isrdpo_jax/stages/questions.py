@@ -1,22 +1,27 @@
-"""One question, or one response, about one video file: `isrdpo ask` and `isrdpo score`."""
+"""One question, or one response, about one video or image: `isrdpo ask` and `isrdpo score`."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from isrdpo_jax.data.images import is_image, preprocess_image, read_image
 from isrdpo_jax.data.packing import PairTokens, bucket, pack_pairs
 from isrdpo_jax.data.prompts import check_text, load_prompts
 from isrdpo_jax.data.video import decode_video
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.programs.dpo_step import PairBatch, response_logprobs
+from isrdpo_jax.programs.encode import encode_images
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.schema import MeshConfig
 from isrdpo_jax.sharding import make_mesh, replicated
-from isrdpo_jax.stages.engine import Decoding, Policy, complete, encode_frames, open_policy, open_prefixes
+from isrdpo_jax.stages.engine import Decoding, Policy, complete, encode_frames, open_policy, open_prefixes, put_batch
+
+log = logging.getLogger(__name__)
 
 
 def _open(model: str, prompts_dir: str | None) -> Policy:
@@ -25,14 +30,23 @@ def _open(model: str, prompts_dir: str | None) -> Policy:
     return open_policy(model, mesh, load_prompts(prompts_dir))
 
 
-def _features(policy: Policy, video: Path) -> jax.Array:
-    decoded = decode_video(video, policy.config.vision.num_frames)
-    return encode_frames(policy, [decoded.frames])
+def _features(policy: Policy, path: Path) -> jax.Array:
+    """Features [1, n, d_vision] of a video, or of an image; a model without an image tower sees the image as a video
+    that stands still."""
+    config = policy.config
+    if not is_image(path):
+        return encode_frames(policy, [decode_video(path, config.vision.num_frames).frames])
+    image = read_image(path)
+    if config.image is None:
+        log.warning("%s: the model has no image tower, so the image is seen as a video that stands still.", path)
+        return encode_frames(policy, [np.broadcast_to(image, (config.vision.num_frames, *image.shape))])
+    pixels = preprocess_image(image, config.image.image_size)
+    return encode_images(policy.params, put_batch(policy.mesh, pixels[None]), config=config)
 
 
-def ask_video(
+def answer_question(
     model: str,
-    video: Path,
+    path: Path,
     question: str,
     *,
     temperature: float,
@@ -40,22 +54,23 @@ def ask_video(
     max_new_tokens: int,
     prompts_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Answers a question: {"text", "finish", "tokens"}.
+    """Answers a question about a video or an image: {"text", "finish", "tokens"}.
 
     Raises:
-        VideoError, DataError, CheckpointError: what is wrong with the video, the question or the model.
+        VideoError, DataError, CheckpointError: what is wrong with the video or image, the question or the model.
     """
     if not question.strip():
         raise DataError("the question is empty.")
     check_text(question, "the question")
     policy = _open(model, prompts_dir)
     turn = policy.prompts.answer(question)
-    room = policy.config.llama.max_positions - policy.prefix_length - bucket(len(policy.tokenizer.encode_turn(turn)))
+    prefix = open_prefixes(policy, _features(policy, path))
+    room = policy.config.llama.max_positions - prefix.length - bucket(len(policy.tokenizer.encode_turn(turn)))
     if room < 1:
         raise DataError(f"the question leaves no room for an answer in {policy.config.llama.max_positions} positions.")
     (answer,) = complete(
         policy,
-        open_prefixes(policy, _features(policy, video)),
+        prefix,
         [[turn]],
         [[question]],
         [[0]],
@@ -69,19 +84,19 @@ def ask_video(
 
 
 def score_response(
-    model: str, video: Path, prompt: str, response: str, *, prompts_dir: str | None = None
+    model: str, path: Path, prompt: str, response: str, *, prompts_dir: str | None = None
 ) -> dict[str, Any]:
     """The log-prob of a response, EOS counted: {"logprob", "tokens", "per_token"}, in nats."""
     check_text(prompt, "the prompt")
     check_text(response, "the response")
     policy = _open(model, prompts_dir)
     turn, tokens = policy.tokenizer.encode_turn(prompt), tuple(policy.tokenizer.encode_response(response))
-    policy.check_fits(len(turn) + len(tokens), "prompt and response")
+    features = _features(policy, path)
+    prefix_length = len(policy.prefix_ids) + features.shape[1]
+    policy.check_fits(prefix_length, len(turn) + len(tokens), "prompt and response")
     pair = PairTokens(tuple(turn), tokens, tokens[-1:])  # scored like a pair; the other side is a bare EOS
-    rows, mask = pack_pairs([pair], policy.prefix_length, bucket(pair.width), bucket(len(tokens), 16))
-    batch = PairBatch(
-        _features(policy, video), PackedRows(*rows), mask, np.zeros((1, 2), np.float32), np.ones(1, np.float32)
-    )
+    rows, mask = pack_pairs([pair], prefix_length, bucket(pair.width), bucket(len(tokens), 16))
+    batch = PairBatch(features, PackedRows(*rows), mask, np.zeros((1, 2), np.float32), np.ones(1, np.float32))
     ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
     scored = np.asarray(response_logprobs(policy.params, ids, batch, config=policy.config))[0, 0, : len(tokens)]
     return {"logprob": float(scored.sum()), "tokens": list(tokens), "per_token": [float(value) for value in scored]}

@@ -37,6 +37,7 @@ BAD = [
     ({"video": "a.mp4", "question": " \t"}, "empty_question", "empty"),
     ({"video": "a.mp4", "question": "<video>\nWhat?"}, "video_marker", "in the question"),
     (GOOD | {"answer": "A <video>."}, "video_marker", "in the answer"),
+    (GOOD | {"question": "<image>\nWhat?"}, "video_marker", "a literal <image> in the question"),
     (GOOD | {"id": "first"}, "duplicate_id", "line 1 has the id 'first'"),
     (GOOD | {"id": "a.mp4#1"}, "duplicate_id", "line 2 has the id 'a.mp4#1'"),
 ]

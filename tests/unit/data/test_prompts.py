@@ -7,7 +7,9 @@ import hashlib
 import pytest
 
 from isrdpo_jax.data.prompts import check_text, load_prompts
+from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.errors import DataError
+from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
 VICUNA_SYSTEM_SHA256 = "1fa69e2371b762d1882b0bd98d284f312a36c27add732016e12e52586f98a9f5"
 
@@ -71,12 +73,22 @@ def test_a_missing_folder_is_refused(tmp_path):
         load_prompts(str(tmp_path / "nowhere"))
 
 
-def test_a_literal_video_marker_is_refused():
+@pytest.mark.parametrize("marker", ["<video>", "<image>"])
+def test_a_literal_marker_is_refused(marker):
     prompts = load_prompts()
-    check_text("a video", "row 1")
+    check_text("a video or an image", "row 1")
     with pytest.raises(DataError, match="row 1"):
-        check_text("a <video>", "row 1")
-    with pytest.raises(DataError, match="<video>"):
-        prompts.answer("What is <video>?")
-    with pytest.raises(DataError, match="response_b"):
-        prompts.judge("Why?", "a", "<video>", None)
+        check_text(f"a {marker}", "row 1")
+    with pytest.raises(DataError, match=marker):
+        prompts.answer(f"What is {marker}?")
+    with pytest.raises(DataError, match="the question"):
+        prompts.judge(f"Why {marker}?", "a", "b", None)
+
+
+@pytest.mark.parametrize("marker", ["<video>", "<image>", "</s>"])
+def test_what_a_model_wrote_may_hold_a_marker(marker):
+    """It must cost no run; the tokenizer takes it for text."""
+    prompts, tokenizer = load_prompts(), load_tokenizer(packaged_tokenizer("shapes"))
+    for turn in (prompts.judge("Why?", "a", marker, f"{marker} c"), prompts.describe(f"a {marker}")):
+        assert marker in turn
+        assert tokenizer.decode(tokenizer.encode_turn(turn)).count(marker) == turn.count(marker)
