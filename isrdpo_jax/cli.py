@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -33,6 +33,9 @@ Overrides = Annotated[
 ]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A packaged policy, a policy folder, a run, or a run's iter_TT.")
+]
+Visual = Annotated[
+    Path, typer.Argument(metavar="VIDEO|IMAGE", help="A video file, a folder of frames, or an image file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 
@@ -117,7 +120,7 @@ def report(
 @app.command()
 def ask(
     model: Model,
-    video: Annotated[Path, typer.Argument(help="A video file or a folder of frames.")],
+    video: Visual,
     question: Annotated[str, typer.Argument()],
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -125,10 +128,10 @@ def ask(
     prompts: Annotated[str | None, typer.Option(help="Folder with prompt files of your own.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about a video."""
-    from isrdpo_jax.stages.questions import ask_video
+    """Answer a question about a video or an image."""
+    from isrdpo_jax.stages.questions import answer_question
 
-    answer = ask_video(
+    answer = answer_question(
         model, video, question, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, prompts_dir=prompts
     )
     _emit(as_json, answer, lambda: print(answer["text"]))
@@ -137,7 +140,7 @@ def ask(
 @app.command()
 def score(
     model: Model,
-    video: Annotated[Path, typer.Argument(help="A video file or a folder of frames.")],
+    video: Visual,
     prompt: Annotated[str, typer.Argument(help="The bare user turn; the template is added.")],
     response: Annotated[str, typer.Argument(help="Leading space and EOS are added; EOS counts.")],
     prompts: Annotated[str | None, typer.Option(help="Folder with prompt files of your own.")] = None,
@@ -185,6 +188,50 @@ def sweep(
 
     rows = run_sweep(sweep_file, console=console)
     Console().print(sweep_table(rows))
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(metavar="HF_DIR", help="A folder with config.json, weights and tokenizer.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The policy folder to make.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as vision.hidden_act=quick_gelu.")
+    ] = None,
+) -> None:
+    """Make a policy of a Video-LLaVA, LLaVA-Hound or ISR-DPO checkpoint, in any of its published layouts."""
+    from isrdpo_jax.data.tokens import check_tokenizer
+    from isrdpo_jax.weights.import_hf import import_folder
+
+    import_folder(
+        source,
+        out,
+        settings=settings or (),
+        say=_say,
+        check_tokenizer=lambda folder, model: check_tokenizer(folder, model.llama.vocab_size),
+    )
+    _say(f'{out} is done. Ask it with: isrdpo ask {out} VIDEO "QUESTION"')
+
+
+@app.command("export")
+def export_command(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="HF_DIR", help="The folder to make.")],
+    layout: Annotated[
+        Literal["original", "hub"], typer.Option(help="As Video-LLaVA writes it, or its transformers port.")
+    ] = "original",
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of all tensors.")] = "bfloat16",
+    force: Annotated[bool, typer.Option(help="Write the port although it computes something else.")] = False,
+) -> None:
+    """Write a policy as a folder that the Hugging Face world loads."""
+    from isrdpo_jax.weights.export_hf import export_folder
+    from isrdpo_jax.weights.policy_folder import find_policy
+
+    export_folder(find_policy(model), out, layout=layout, dtype=dtype, force=force, say=_say)
+    _say(f"{out} is done.")
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 @data_app.command("build")

@@ -77,7 +77,7 @@ def start_save(path: Path, tree: PyTree, *, iteration: int, facts: Mapping[str, 
         checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree), force=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise _save_error(path, error, needed) from error
+        raise save_error(path, error, needed) from error
 
     def seal() -> None:
         try:
@@ -88,7 +88,7 @@ def start_save(path: Path, tree: PyTree, *, iteration: int, facts: Mapping[str, 
                 write_manifest(manifest_path(path), stage="checkpoint", iteration=iteration, files=[path], facts=facts)
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore reports a full disk as a ValueError
             sweep(path.parent)
-            raise _save_error(path, error, needed) from error
+            raise save_error(path, error, needed) from error
 
     return PendingSave(path, seal)
 
@@ -212,9 +212,14 @@ def tree_digest(tree: PyTree) -> str:
     digest = hashlib.sha256()
     for key, leaf in sorted(_by_key(tree).items()):
         array = np.ascontiguousarray(leaf)
-        digest.update(f"{key}\0{array.dtype.name}\0{np.shape(leaf)}\0".encode())
+        digest.update(digest_head(key, array.dtype, np.shape(leaf)))
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def digest_head(key: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What stands before a leaf's bytes in `tree_digest`."""
+    return f"{key}\0{dtype.name}\0{shape}\0".encode()
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -273,7 +278,8 @@ def _some(names: list[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _save_error(path: Path, error: Exception, needed: int) -> CheckpointError:
+def save_error(path: Path, error: Exception, needed: int) -> CheckpointError:
+    """What to tell the user when Orbax or TensorStore could not write a checkpoint of `needed` bytes."""
     if re.search(r"No space left|RESOURCE_EXHAUSTED|File too large|quota", f"{error}", re.IGNORECASE):
         return no_space(path, needed)
     return CheckpointError(f"{path}: the checkpoint cannot be written: {_first_line(error)}; check the folder.")

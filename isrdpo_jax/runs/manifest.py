@@ -73,11 +73,13 @@ def write_manifest(
     counts: Mapping[str, int] | None = None,
     parent: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    hashed: Mapping[str, FileDigest] | None = None,
 ) -> Manifest:
     """Hashes `files` and writes the manifest `path`; call it when everything else is on disk.
 
     Args:
         files: files and folders (with all that is in them), in the folder of `path` or below.
+        hashed: further files, by path relative to that folder, whose digests are known from when they were written.
 
     Raises:
         CheckpointError: one of `files` is missing, or the manifest cannot be written.
@@ -89,7 +91,7 @@ def write_manifest(
         seed=seed,
         inputs=dict(inputs or {}),
         counts=dict(counts or {}),
-        files=hash_files(path.parent, files),
+        files=hash_files(path.parent, files) | dict(hashed or {}),
         parent=parent,
         facts=dict(facts or {}),
     )

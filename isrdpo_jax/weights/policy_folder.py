@@ -1,8 +1,9 @@
 """Finding and reading a policy by the name that a user gives it.
 
-A policy is a `model.json`, a `tokenizer/` and its parameters. In a packaged or exported folder these lie together, the
-parameters in `params.safetensors` with their digest in `card.json`; in a run the first two lie in the run's folder
-and the parameters in each `iter_TT/checkpoint`.
+A policy is a `model.json`, a `tokenizer/` and its parameters. In a folder of its own these lie together: of a packaged
+or trained one the parameters are `params.safetensors`, with their digest in `card.json`; of an imported one they are
+the Orbax checkpoint `checkpoint/`. In a run the first two lie in the run's folder and the parameters in each
+`iter_TT/checkpoint`.
 """
 
 from __future__ import annotations
@@ -31,12 +32,19 @@ from isrdpo_jax.sharding import parameter_shardings
 from isrdpo_jax.weights.tensors import read_tensors, write_tensors
 
 MODEL, TOKENIZER, TENSORS, CARD = "model.json", "tokenizer", "params.safetensors", "card.json"
+CHECKPOINT, UNREAD = "checkpoint", "unread.safetensors"
 _ITERATION = re.compile(r"iter_(\d{2,})")
 
 
 @dataclass(frozen=True)
 class PolicyFolder:
-    """Where a policy lies: `base` holds model and tokenizer; `parameters` is a safetensors file or a checkpoint."""
+    """Where a policy lies.
+
+    Attributes:
+        base: the folder with model and tokenizer, and in `unread.safetensors` the tensors of an imported checkpoint
+            that no computation reads (behind the tapped layer of a tower), which an export gives back.
+        parameters: a safetensors file or a checkpoint.
+    """
 
     base: Path
     parameters: Path
@@ -51,6 +59,10 @@ class PolicyFolder:
     @property
     def tokenizer_folder(self) -> Path:
         return self.base / TOKENIZER
+
+    @property
+    def unread(self) -> Path | None:
+        return self.base / UNREAD if (self.base / UNREAD).is_file() else None
 
 
 def packaged_policies() -> list[str]:
@@ -81,6 +93,8 @@ def find_policy(name: str) -> PolicyFolder:
     path = Path(name)
     if (path / TENSORS).is_file():
         return PolicyFolder(path, path / TENSORS)
+    if manifest_path(path / CHECKPOINT).is_file():
+        return PolicyFolder(path, path / CHECKPOINT)
     run = RunLayout(path)
     if run.run_json.is_file():
         sealed = [one for one in run.iterations() if manifest_path(one.checkpoint).is_file()]
@@ -98,7 +112,7 @@ def find_policy(name: str) -> PolicyFolder:
         return PolicyFolder(path.parent, checkpoint)
     raise CheckpointError(
         f"{name}: no policy there. Give one of the packaged policies ({', '.join(packaged_policies()) or 'none'}), "
-        f"a folder with {TENSORS}, a run, or a run's iter_TT."
+        f"a folder that `isrdpo import` or `isrdpo sft` made, a run, or a run's iter_TT."
     )
 
 
@@ -125,8 +139,8 @@ def load_params(policy: PolicyFolder, mesh: Mesh, *, verify: VerifyMode = "alway
     return params, load_manifest(manifest_path(policy.parameters)).facts["policy"]
 
 
-def write_base(base: Path, config: ModelConfig, tokenizer_folder: Path) -> None:
-    """Writes model description and tokenizer; what is there already stays."""
+def write_base(base: Path, config: ModelConfig, tokenizer_folder: Path, unread: Path | None = None) -> None:
+    """Writes model description, tokenizer and unread tensors; what is there already stays."""
     base.mkdir(parents=True, exist_ok=True)
     if not (base / MODEL).exists():
         partial = base / f"{TOKENIZER}.partial"
@@ -134,6 +148,8 @@ def write_base(base: Path, config: ModelConfig, tokenizer_folder: Path) -> None:
         shutil.rmtree(base / TOKENIZER, ignore_errors=True)
         shutil.copytree(tokenizer_folder, partial)
         partial.rename(base / TOKENIZER)
+        if unread is not None:
+            shutil.copyfile(unread, base / UNREAD)
         write_json(base / MODEL, json.loads(config.model_dump_json()))
 
 

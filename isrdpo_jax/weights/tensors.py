@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +16,7 @@ from isrdpo_jax.models.video_llava import Params
 
 def write_tensors(path: Path, params: Params) -> None:
     """Writes every array of the tree, gathered to this host."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    save_file({_name(key): np.ascontiguousarray(jax.device_get(array)) for key, array in flat}, str(path))
+    save_file({name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in by_name(params).items()}, str(path))
     path.chmod(0o644)  # save_file leaves it to its owner alone
 
 
@@ -30,8 +30,7 @@ def read_tensors(path: Path, abstract: Params) -> Params:
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}).") from error
-    flat, tree = jax.tree_util.tree_flatten_with_path(abstract)
-    wanted = {_name(key): leaf for key, leaf in flat}
+    wanted = by_name(abstract)
     problems = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
     problems += [f"{name} is not part of the model" for name in tensors.keys() - wanted.keys()]
     for name in wanted.keys() & tensors.keys():
@@ -40,8 +39,10 @@ def read_tensors(path: Path, abstract: Params) -> Params:
             problems.append(f"{name} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}")
     if problems:
         raise CheckpointError(f"{path}: these tensors do not fit the model: {'; '.join(sorted(problems))}.")
-    return jax.tree.unflatten(tree, [tensors[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(abstract), [tensors[name] for name in wanted])
 
 
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def by_name(params: Params) -> dict[str, Any]:
+    """The leaves of a tree of parameters by their dotted paths."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}

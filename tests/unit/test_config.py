@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from isrdpo_jax.config import config_hash, diff_configs, dump_yaml, leaves, load_config, semantic_hash
 from isrdpo_jax.errors import ConfigError
-from isrdpo_jax.schema import Config, DpoConfig, ModelConfig, RunConfig, SftConfig, SftPhase
+from isrdpo_jax.schema import ComputeConfig, Config, DpoConfig, ModelConfig, RunConfig, SftConfig, SftPhase
 from isrdpo_jax.yaml_tree import CoreLoader, Entry, read_tree
 
 
@@ -378,3 +379,15 @@ def test_a_dump_is_plain_yaml_in_the_order_of_the_schema():
     assert text.startswith("run:\n  name: run\n")
     assert "learning_rate: 5.0e-07\n" in text and "video: 'true'\n" in text
     assert yaml.compose(text, Loader=CoreLoader) is not None
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_that_ships_loads(path):
+    assert load_config(path).config.run.name != Config().run.name
+
+
+def test_compute_settings_change_the_model_of_a_run_only_where_they_are_given():
+    model = ModelConfig(remat=True)
+    assert ComputeConfig().applied_to(model) == model
+    changed = ComputeConfig(dtype="bfloat16", remat=False).applied_to(model)
+    assert changed == ModelConfig(compute_dtype="bfloat16", remat=False)
