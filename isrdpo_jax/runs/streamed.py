@@ -29,7 +29,7 @@ from isrdpo_jax.runs.layout import manifest_path
 from isrdpo_jax.runs.manifest import FileDigest, VerifyMode, load_verified, write_manifest
 
 _READ_AHEAD, _WRITES_AT_ONCE = 3, 3  # slices
-_TREE = "_METADATA"  # where Orbax describes the tree
+_TREE, _ITEM = "_METADATA", "_CHECKPOINT_METADATA"  # where Orbax describes the tree, and the checkpoint
 _DICT_KEY, _ARRAY = 2, "jax.Array"  # how it calls a dict's key, and a leaf
 
 
@@ -100,9 +100,12 @@ def save_leaves(path: Path, leaves: Sequence[Leaf], *, facts: Mapping[str, Any] 
             pending.popleft().result()
         description = {"use_ocdbt": False, "use_zarr3": False, "store_array_data_equal_to_fill_value": True}
         write_json(path / _TREE, {"tree_metadata": tree, **description, "custom_metadata": None})
+        times = {"init_timestamp_nsecs": 0, "commit_timestamp_nsecs": 0}  # equal checkpoints have equal files
+        empty: dict[str, dict] = {"metrics": {}, "performance_metrics": {}, "custom_metadata": {}}
+        write_json(path / _ITEM, {"item_handlers": None, **times, **empty})
         sync_tree(path)
         digest = policy.hexdigest()
-        described = [path / _TREE, *(path.glob("*/.zarray"))]
+        described = [path / _TREE, path / _ITEM, *path.glob("*/.zarray")]
         write_manifest(
             manifest_path(path),
             stage="checkpoint",

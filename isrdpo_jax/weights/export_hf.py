@@ -10,7 +10,7 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from isrdpo_jax.errors import CheckpointError, ConfigError
 from isrdpo_jax.models.video_llava import abstract_params
@@ -21,7 +21,7 @@ from isrdpo_jax.weights.hf_config import write_config
 from isrdpo_jax.weights.hf_folder import INDEX
 from isrdpo_jax.weights.layouts import Layout, Published, published_tensors, unread_tensors
 from isrdpo_jax.weights.policy_folder import PolicyFolder
-from isrdpo_jax.weights.tensors import by_name, read_tensors
+from isrdpo_jax.weights.tensors import by_name, read_tensors, save_arrays
 
 ExportLayout = Literal["original", "hub"]
 Dtype = Literal["bfloat16", "float32"]
@@ -132,21 +132,19 @@ def _write_shards(
     total = sum(int(np.prod(shape)) for shape in shapes) * dtype.itemsize
     if free_bytes(out) < total:
         raise no_space(out, total)
-    shards: list[dict[str, np.ndarray]] = [{}]
+    shard: dict[str, np.ndarray] = {}
     names: list[list[str]] = []
 
     def flush() -> None:
-        file = out / f"shard-{len(names)}"
-        save_file(shards[-1], str(file), metadata={"format": "pt"})
-        file.chmod(0o644)  # save_file leaves it to its owner alone
-        names.append(list(shards[-1]))
-        shards[-1] = {}
+        save_arrays(out / f"shard-{len(names)}", shard)
+        names.append(list(shard))
+        shard.clear()
 
     for name, array in _tensors(policy, config, layout):
         array = np.ascontiguousarray(array, dtype)
-        if shards[-1] and sum(one.nbytes for one in shards[-1].values()) + array.nbytes > SHARD_BYTES:
+        if shard and sum(one.nbytes for one in shard.values()) + array.nbytes > SHARD_BYTES:
             flush()
-        shards[-1][name] = array
+        shard[name] = array
     flush()
     weight_map: dict[str, str] = {}
     for number, inside in enumerate(names):

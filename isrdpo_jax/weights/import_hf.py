@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from isrdpo_jax.errors import CheckpointError, DataError
 from isrdpo_jax.runs.atomic import sync, sync_tree
@@ -30,6 +29,7 @@ from isrdpo_jax.weights.layouts import (
 )
 from isrdpo_jax.weights.naming import collapse
 from isrdpo_jax.weights.policy_folder import CHECKPOINT, UNREAD, write_base
+from isrdpo_jax.weights.tensors import save_arrays
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -110,8 +110,7 @@ def _write_unread(out: Path, config: ModelConfig, layout: Layout, tensors: Mappi
     """Keeps what no computation reads, so that an export is whole again."""
     unread = unread_tensors(config, layout)
     kept = {neutral: tensors[name].read() for name, (neutral, _) in unread.items() if name in tensors}
-    save_file(kept, str(out))
-    out.chmod(0o644)  # save_file leaves it to its owner alone
+    save_arrays(out, kept)
 
 
 def _leaves(tensors: Mapping[str, StoredTensor], wanted: Sequence[Published]) -> list[Leaf]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,27 @@ from safetensors.numpy import load_file, save_file
 
 from isrdpo_jax.errors import CheckpointError
 from isrdpo_jax.models.video_llava import Params
+from isrdpo_jax.runs.atomic import no_space
 
 
 def write_tensors(path: Path, params: Params) -> None:
-    """Writes every array of the tree, gathered to this host."""
-    save_file({name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in by_name(params).items()}, str(path))
-    path.chmod(0o644)  # save_file leaves it to its owner alone
+    """Writes every array of the tree, gathered to this host. Raises as `save_arrays`."""
+    save_arrays(path, {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in by_name(params).items()})
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file as PyTorch's users expect it.
+
+    Raises:
+        CheckpointError: the disk is full, or the file cannot be written.
+    """
+    try:
+        save_file(dict(arrays), str(path), metadata={"format": "pt"})
+        path.chmod(0o644)  # save_file leaves it to its owner alone
+    except (OSError, SafetensorError) as error:
+        if "No space left" in str(error) or "File too large" in str(error) or "quota" in str(error):
+            raise no_space(path, sum(array.nbytes for array in arrays.values())) from error
+        raise CheckpointError(f"{path}: the file cannot be written ({error}).") from error
 
 
 def read_tensors(path: Path, abstract: Params) -> Params:

@@ -55,10 +55,11 @@ def test_what_is_streamed_is_restored(tmp_path):
     assert set(manifest.files) == on_disk, "every file is sealed"
 
 
-def test_orbax_itself_restores_it_without_being_told_what(tmp_path):
+def test_orbax_itself_restores_it_without_being_told_what(tmp_path, caplog):
     save_leaves(tmp_path / "c", leaves())
     with ocp.StandardCheckpointer() as checkpointer:
         assert_same(checkpointer.restore(tmp_path / "c"))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_it_lands_on_a_mesh_in_another_dtype(tmp_path):

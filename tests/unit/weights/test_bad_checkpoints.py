@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -15,6 +17,7 @@ from tiny_policy import with_words
 from isrdpo_jax.errors import CheckpointError
 from isrdpo_jax.weights import export_hf
 from isrdpo_jax.weights.export_hf import export_folder
+from isrdpo_jax.weights.hf_folder import open_folder, stored_tensors
 from isrdpo_jax.weights.import_hf import import_folder
 from isrdpo_jax.weights.naming import collapse
 from isrdpo_jax.weights.policy_folder import find_policy, packaged_tokenizer, write_policy
@@ -201,6 +204,18 @@ def test_folders_that_hold_no_checkpoint(folder, tmp_path):
     assert "no checkpoint there. Expected model.safetensors or pytorch_model.bin" in refusal(folder)
     save_file({"transformer.wte.weight": np.zeros(3)}, folder / "model.safetensors")
     assert "no layout of Video-LLaVA that is known here" in refusal(folder)
+
+
+def test_files_of_pytorch_say_what_they_need(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    for path in (*shards(folder), folder / INDEX):
+        path.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK")
+    assert "which is not installed: pip install 'isrdpo-jax[torch]'" in refusal(folder)
+    bucket = fsspec.filesystem("memory")
+    bucket.put(f"{folder}/", "/bucket/bin/", recursive=True)
+    with pytest.raises(CheckpointError, match="pytorch_model.bin can be read from a local disk only"):
+        stored_tensors(open_folder("memory://bucket/bin"))
 
 
 def test_what_a_killed_import_left_is_cleared(folder, tmp_path):
