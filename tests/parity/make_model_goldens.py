@@ -14,7 +14,10 @@ holds a tiny random model, its inputs and its outputs, in float32 but for the we
     prefix                     int[s], the text before each video
     turn/I, response/I/J       int[...], what follows video I, and its responses J
     logits/I/J, logprobs/I/J   [s + n + turn + response, v] and [response]
-    greedy/I                   int[24], what the decoder says behind turn I
+    loss/I/J                   transformers' own loss, with every label but the response's tokens ignored
+    reference                  [i, j] log-probs of a made-up reference policy, in nats
+    dpo_loss                   sigmoid DPO of the pairs (response 0 chosen, 1 rejected), their mean
+    greedy/I                   int[64], what the decoder says behind turn I
 """
 
 import json
@@ -51,7 +54,7 @@ CASES = {
         "rope_theta": 10000.0,
     },
     "model_1": {
-        "seed": 11,
+        "seed": 100,
         "keep_cls": True,
         "num_frames": 3,
         "vision": {
@@ -97,7 +100,7 @@ CASES = {
         "rope_theta": 500.0,
     },
     "model_3": {
-        "seed": 3,
+        "seed": 103,
         "keep_cls": False,
         "num_frames": 8,
         "vision": {
@@ -122,7 +125,9 @@ CASES = {
 }
 EPS = 1e-5
 VIDEOS, RESPONSES = 2, 2
-NEW_TOKENS = 24
+IGNORED = -100  # transformers' label for what is not predicted
+NEW_TOKENS = 64
+BETA = 0.1
 CLEAR = 1e-3  # between the two best logits of every greedy token, so that no rounding decides
 
 
@@ -220,6 +225,12 @@ def greedy(llama: LlamaForCausalLM, embeddings: torch.Tensor) -> np.ndarray:
     return out.sequences[0].numpy()
 
 
+def dpo_loss(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mean over pairs of -log sigmoid(beta ((chosen - rejected) - (their reference's)))."""
+    margin = policy.diff(dim=1) - reference.diff(dim=1)  # rejected - chosen
+    return -torch.nn.functional.logsigmoid(-BETA * margin).mean()
+
+
 def make(case: dict) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(case["seed"])
     model = build(case)
@@ -249,7 +260,7 @@ def make(case: dict) -> dict[str, np.ndarray]:
         "projected": projected,
         "prefix": prefix,
     }
-    total = torch.zeros(())
+    summed = torch.zeros(VIDEOS, RESPONSES)
     for i in range(VIDEOS):
         turn = arrays[f"turn/{i}"] = text(2, 7)
         asked = torch.cat([embed(prefix), projected[i], embed(turn)])
@@ -257,12 +268,17 @@ def make(case: dict) -> dict[str, np.ndarray]:
             arrays[f"greedy/{i}"] = greedy(llama, asked)
         for j in range(RESPONSES):
             response = text(2, 9)
-            logits = llama(inputs_embeds=torch.cat([asked, embed(response)])[None]).logits[0]
+            labels = torch.cat([torch.full((len(asked),), IGNORED), response])
+            out = llama(inputs_embeds=torch.cat([asked, embed(response)])[None], labels=labels[None])
+            logits = out.logits[0]
             predicting = logits[len(asked) - 1 : -1].log_softmax(-1)
             logprobs = predicting.gather(-1, response[:, None])[:, 0]
             arrays |= {f"response/{i}/{j}": response, f"logits/{i}/{j}": logits, f"logprobs/{i}/{j}": logprobs}
-            total = total + logprobs.sum()
-    total.backward()
+            arrays[f"loss/{i}/{j}"] = out.loss
+            summed[i, j] = logprobs.sum()
+    reference = arrays["reference"] = summed.detach() + torch.from_numpy(rng.normal(0.0, 3.0, summed.shape))
+    arrays["dpo_loss"] = dpo_loss(summed.detach(), reference)
+    summed.sum().backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:  # nothing depends on the tower's last layer and last norm
             arrays |= {f"weights/{name}": parameter.half(), f"gradients/{name}": parameter.grad}

@@ -3,7 +3,7 @@
     python tests/parity/trl_losses.py IN.npz OUT.npz
 
 IN: `policy` and `reference`, log-probs of response tokens [b, 2, m] of (chosen, rejected), 0 behind a response's end;
-`mask` bool[b, 2, m]; `settings`, a JSON object NAME -> arguments of `trl.DPOConfig`.
+`mask` bool[b, 2, m]; `settings`, a JSON object NAME -> {`pairs`: how many of them, `arguments` of `trl.DPOConfig`}.
 OUT: `NAME/loss`, `NAME/gradient` with respect to `policy`, and `NAME/METRIC` for what the trainer would log.
 """
 
@@ -53,27 +53,36 @@ def rows(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([array[:, 0], array[:, 1]]))
 
 
-def main() -> None:
-    with np.load(sys.argv[1]) as given:
-        policy, reference, mask = (rows(given[name]) for name in ("policy", "reference", "mask"))
-        settings = json.loads(str(given["settings"]))
+def said(dpo: DPOTrainer, policy: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """What the trainer makes of log-probs [b, 2, m]."""
     # One token of prompt in front, which is not predicted.
-    completion_mask = torch.cat([torch.zeros_like(mask[:, :1]), mask], dim=1).long()
+    completion_mask = torch.nn.functional.pad(rows(mask), (1, 0)).long()
     inputs = {
         "input_ids": torch.zeros_like(completion_mask),
         "attention_mask": torch.ones_like(completion_mask),
         "completion_mask": completion_mask,
     }
+    model, dpo.ref_model = Table(rows(policy)), Table(rows(reference))
+    loss = dpo._compute_loss(model, inputs, return_outputs=False)
+    loss.backward()
+    gradient = np.zeros_like(policy)
+    gradient[:, 0], gradient[:, 1] = np.split(model.log_probs.grad.numpy(), 2)
+    metrics = {metric: np.float32(value[-1]) for metric, value in dpo._metrics["train"].items()}
+    return metrics | {"loss": loss.detach().numpy(), "gradient": gradient}
+
+
+def main() -> None:
+    with np.load(sys.argv[1]) as given:
+        arrays = [given[name] for name in ("policy", "reference", "mask")]
+        settings = json.loads(str(given["settings"]))
     out = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, arguments in settings.items():
-            dpo = trainer(folder, arguments)
-            model, dpo.ref_model = Table(policy.clone()), Table(reference)
-            loss = dpo._compute_loss(model, inputs, return_outputs=False)
-            loss.backward()
-            out |= {f"{name}/{metric}": np.float32(value[-1]) for metric, value in dpo._metrics["train"].items()}
-            gradient = np.stack(np.split(model.log_probs.grad.numpy(), 2), axis=1)
-            out |= {f"{name}/loss": loss.detach().numpy(), f"{name}/gradient": gradient}
+        for name, setting in settings.items():
+            seen = [array[: setting["pairs"]] for array in arrays]
+            found = said(trainer(folder, setting["arguments"]), *seen)
+            # Pairs that it does not see have no gradient.
+            found["gradient"] = np.concatenate([found["gradient"], np.zeros_like(arrays[0][setting["pairs"] :])])
+            out |= {f"{name}/{key}": value for key, value in found.items()}
     np.savez(sys.argv[2], **out)
 
 

@@ -13,19 +13,23 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from published import to_params
 from tiny import assert_trees_close
 
-from isrdpo_jax.data.packing import PackedArrays, PairTokens, pack_pairs
+from isrdpo_jax.data.packing import PackedArrays, PairTokens, Segment, pack_pairs, pack_segments
 from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.video_llava import Params, abstract_params, build
-from isrdpo_jax.ops.attention import packed_mask
+from isrdpo_jax.programs.dpo_step import PairBatch, pair_loss
 from isrdpo_jax.programs.encode import encode
 from isrdpo_jax.programs.generate import generate, read_prompts
 from isrdpo_jax.programs.packed import PackedRows, packed_logprobs
 from isrdpo_jax.programs.prefill import prefill
-from isrdpo_jax.schema import LlamaConfig, ModelConfig, VisionConfig
+from isrdpo_jax.programs.sft_step import SftBatch, sft_step
+from isrdpo_jax.programs.update import create_state
+from isrdpo_jax.schema import DpoConfig, LlamaConfig, MeshConfig, ModelConfig, VisionConfig
+from isrdpo_jax.sharding import make_mesh, replicated
 
 GOLDENS = sorted((Path(__file__).parents[2] / "goldens").glob("model_*.npz"))
 TOLERANCE = 1e-5  # float32 rounding leaves a tenth of it
@@ -62,7 +66,7 @@ class Golden:
     def packed(self) -> tuple[PackedArrays, np.ndarray]:
         """A row per video, with both responses."""
         longest = max(len(response) for pair in self.pairs for response in (pair.chosen, pair.rejected))
-        return pack_pairs(self.pairs, self.prefix_length, max(pair.width for pair in self.pairs), longest)
+        return pack_pairs(self.pairs, self.prefix_length, max(len(pair.turn) for pair in self.pairs), longest)
 
 
 def model_config(case: dict) -> ModelConfig:
@@ -136,7 +140,7 @@ def packed_logits(params, prefix_ids, features, rows: PackedRows, *, config):
     x = jnp.concatenate([x, model.llama.embed(rows.tokens, x.dtype)], axis=1)
     positions = jnp.concatenate([jnp.broadcast_to(jnp.arange(p), (b, p)), rows.positions], axis=1)
     segments = jnp.concatenate([jnp.zeros((b, p), jnp.int32), rows.segments], axis=1)
-    return model.llama.logits(model.llama(x, positions, packed_mask(segments)))
+    return model.llama.logits(model.llama(x, positions, segments))
 
 
 def test_logits_of_packed_rows(golden):
@@ -212,3 +216,30 @@ def test_logprobs_and_their_gradient(golden):
         assert_close(logprobs[i, j][mask[i, j]], golden.arrays[f"logprobs/{i}/{j}"], f"video {i}, response {j}:")
     # No softmax sees the bias of its keys: the floor is for their gradients, which are rounding.
     assert_trees_close(gradient, to_params(golden.named("gradients")), GRADIENT_TOLERANCE, floor=1e-3)
+
+
+def test_supervised_loss(golden):
+    """One response at a time: transformers' loss is the mean over its tokens."""
+    a, longest = golden.arrays, golden.packed[0].targets.shape[-1]
+    optimizer = optax.set_to_zero()
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    state = create_state(jax.device_put(jax.tree.map(jnp.copy, golden.params), replicated(mesh)), optimizer)
+    for i, j in np.ndindex(VIDEOS, RESPONSES):
+        segment = Segment.of_response(a[f"turn/{i}"].tolist(), a[f"response/{i}/{j}"].tolist())
+        rows, weights = pack_segments([[segment]], golden.prefix_length, golden.packed[0].tokens.shape[1], longest)
+        batch = SftBatch(golden.pixels[i : i + 1], PackedRows(*rows), weights, None, None)
+        state, metrics = sft_step(state, batch, a["prefix"], config=golden.config, optimizer=optimizer, text_weight=0.0)
+        assert_close(metrics["loss"], a[f"loss/{i}/{j}"], f"video {i}, response {j}:")
+
+
+def test_preference_loss(golden):
+    rows, mask = golden.packed
+    a = golden.arrays
+    batch = PairBatch(a["features"], PackedRows(*rows), mask, a["reference"], np.ones(VIDEOS, np.float32))
+    totals = np.array([VIDEOS, mask[:, 0].sum()], np.float32)
+
+    @jax.jit
+    def loss(llama):
+        return pair_loss(llama, golden.params, a["prefix"], batch, totals, golden.config, DpoConfig(beta=0.1))[0]
+
+    assert_close(loss(golden.params["llama"]), a["dpo_loss"])
