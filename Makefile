@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-parity test-tpu-compile lint clean
+.PHONY: help setup setup-tpu demo test test-parity test-tpu-compile lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,6 +24,8 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'
 	@touch $@
+
+setup-tpu: $(VENV)/.tpu ## the same, and JAX's TPU support: what tpu_scripts/setup.sh runs on every worker
 
 demo: setup ## five iterations of ISR-DPO, the self-rewarding baseline, and one report of both (10 minutes)
 	JAX_PLATFORMS=$${JAX_PLATFORMS-cpu} $(BIN)/isrdpo run configs/shapes.yaml
@@ -48,9 +50,10 @@ $(VENV)/.tpu: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tpu]'
 	@touch $@
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck tpu_scripts/*.sh
 
 clean: ## remove caches and build products; runs, data and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -129,8 +129,15 @@ def read_tree(path: str, problems: list[str], including: tuple[str, ...] = ()) -
 
 
 def override(tree: Entry, text: str, problems: list[str]) -> Entry:
-    """The tree with one `dotted.key=value` merged in; a number in the key is an index into a list."""
+    """The tree with one `dotted.key=value` merged in; a number in the key is an index into a list.
+
+    `include=FILE` (or a list) merges files in, relative to the working directory: `include=configs/mesh/v5e_4x4.yaml`.
+    """
     dotted, equals, value = text.partition("=")
+    if dotted.strip() == INCLUDE and equals:
+        for name in _included(_parse(value, None, problems), problems):
+            tree = merge(tree, read_tree(name.value, problems))
+        return tree
     keys = dotted.strip().split(".")
     if equals and all(keys):
         return _replaced(tree, keys, _parse(value, None, problems), dotted, problems)
