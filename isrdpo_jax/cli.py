@@ -7,14 +7,18 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from isrdpo_jax.errors import IsrdpoError
+from isrdpo_jax.errors import DataError, IsrdpoError
+
+if TYPE_CHECKING:
+    from isrdpo_jax.data.budget import Budget
+    from isrdpo_jax.schema import Config, ModelConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -66,6 +70,12 @@ def run_command(
     until: Annotated[
         str | None, typer.Option(help="Stop behind this stage: collect, pairs, reference, optimize, evaluate.")
     ] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Of several processes: how many; auto: as TPU metadata or Slurm say."),
+    ] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is.")] = None,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens.")] = None,
 ) -> None:
     """The main job: N iterations of ISR-DPO. The same command again resumes."""
     from isrdpo_jax.config import load_config
@@ -75,10 +85,14 @@ def run_command(
     loaded = load_config(config, overrides or ())
     if until is not None and until not in STAGES:
         raise ConfigError(f"--until {until}: the stages are {', '.join(STAGES)}.")
-    from isrdpo_jax.pipeline import run
+    from isrdpo_jax.runs.processes import is_first, joined
 
-    layout = run(loaded.config, until=until, console=console)
-    console.print(f"{layout.root} is done. Look at it with: isrdpo report {layout.root}", highlight=False)
+    with joined(processes, process, coordinator, loaded.config.processes.heartbeat_s):
+        from isrdpo_jax.pipeline import run
+
+        layout = run(loaded.config, until=until, console=console)
+        if is_first():
+            console.print(f"{layout.root} is done. Look at it with: isrdpo report {layout.root}", highlight=False)
 
 
 @app.command()
@@ -179,6 +193,86 @@ def _cell(value: Any) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@app.command("eval")
+def eval_command(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|RUN|ANSWERS", help="A policy, all iterations of a run, or a JSONL of answers."),
+    ],
+    config: ConfigPath,
+    overrides: Overrides = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another MODEL, RUN or ANSWERS, evaluated too; may be given again.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the evaluation; by default evaluations/<name of the config>.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer held-out questions and have the answers judged (evaluation.judge.*); stored answers are not made again."""
+    from isrdpo_jax.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    from isrdpo_jax.evaluation.evaluate import evaluate
+    from isrdpo_jax.evaluation.tables import evaluation_tables
+
+    folder = out or Path("evaluations") / config.stem
+    summary = evaluate([*(against or ()), subject], loaded.config, folder, console)
+    _emit(as_json, summary, lambda: Console().print(evaluation_tables(summary)))
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    *,
+    topology: Annotated[str, typer.Option(help="A TPU slice: v5e:4x4, v5p:2x2x4, v6e:16x16, tpu7x:2x2x1, …")],
+    videos: Annotated[int, typer.Option(min=1, help="Videos in the data set.")] = 1000,
+    questions: Annotated[int, typer.Option(min=1, help="Questions about each video.")] = 1,
+    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the longest question.")] = 64,
+    response_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of the longest response; by default sampling.max_new_tokens.")
+    ] = None,
+    description_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of the longest description; by default describe.max_new_tokens.")
+    ] = None,
+    kept: Annotated[float, typer.Option(min=0, max=1, help="Share of the questions that give a pair.")] = 1.0,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="US dollars per chip and hour, instead of the table's.")
+    ] = None,
+    sweep_mesh: Annotated[bool, typer.Option("--sweep-mesh", help="Try all meshes and remat policies.")] = False,
+    run: Annotated[Path | None, typer.Option(help="A run whose measured times stand beside the planned ones.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile every program for a TPU slice that need not be there: memory, work, time and cost. Needs libtpu."""
+    from isrdpo_jax.config import load_config
+    from isrdpo_jax.plan.measured import measured, planned_units
+    from isrdpo_jax.plan.planner import make_plan, subject
+    from isrdpo_jax.plan.sweep import sweep as sweep_meshes
+    from isrdpo_jax.plan.table import measured_table, plan_tables, progress_line, sweep_line, sweep_table
+    from isrdpo_jax.plan.workload import Counts
+
+    loaded = load_config(config, overrides or ()).config
+    took = measured(run) if run else None
+    counts = Counts(videos, questions, turn_tokens, response_tokens, description_tokens, kept)
+    planned = subject(loaded, topology, counts, price)
+    if sweep_mesh:
+        plans = sweep_meshes(planned, on_plan=lambda one: _say(sweep_line(one)), skip=lambda why: _say(f"  {why}"))
+        _emit(as_json, {"topology": topology, "plans": plans}, lambda: Console().print(sweep_table(plans)))
+        return
+    found = make_plan(planned, on_program=lambda row: _say(progress_line(row)))
+    if took:
+        units = planned_units(found, loaded.dpo.accumulation_steps)
+        found["measured"] = {stage: {**one, "planned_seconds": units[stage]} for stage, one in took.items()}
+
+    def show() -> None:
+        Console().print(plan_tables(found))
+        if took:
+            Console().print(measured_table(found["measured"]))
+
+    _emit(as_json, found, show)
+
+
 @app.command()
 def sweep(
     sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP", help="Such as configs/sweeps/beta.yaml.")],
@@ -238,19 +332,108 @@ def _say(text: str) -> None:
 def data_build(config: ConfigPath, overrides: Overrides = None) -> None:
     """Prepare the config's splits: decode every video once, into ArrayRecord."""
     from isrdpo_jax.config import load_config
-    from isrdpo_jax.data.loader import open_split
+    from isrdpo_jax.data.loader import configured_splits, open_split
     from isrdpo_jax.weights.policy_folder import find_policy
 
     loaded = load_config(config, overrides or ()).config
     vision = loaded.model.vision if loaded.model else find_policy(loaded.start).config.vision
-    wanted = {"train": True, "eval": bool(loaded.data.eval_path), "sft": False}
-    if loaded.data.dataset == "shapes_world":
-        wanted = {"train": loaded.model is None, "eval": loaded.data.eval_videos > 0, "sft": loaded.data.sft_videos > 0}
-    for split in ("train", "eval", "sft"):
-        if wanted[split]:
-            source = open_split(loaded, split, num_frames=vision.num_frames)
-            skipped = ", ".join(f"{reason} {n}" for reason, n in source.skips.items()) or "none"
-            console.print(f"{split}: {len(source)} videos in {source.folder}; skipped: {skipped}", highlight=False)
+    for split in configured_splits(loaded):
+        source = open_split(loaded, split, num_frames=vision.num_frames)
+        skipped = ", ".join(f"{reason} {n}" for reason, n in source.skips.items()) or "none"
+        console.print(f"{split}: {len(source)} videos in {source.folder}; skipped: {skipped}", highlight=False)
+
+
+@data_app.command("check")
+def data_check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    largest: Annotated[int, typer.Option(min=1, help="How many of the longest prompts are named.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Look for bad rows, unreadable videos and prompts that are too long, before anything is computed."""
+    from isrdpo_jax.config import load_config
+    from isrdpo_jax.data.check import check_data, check_table
+
+    loaded = load_config(config, overrides or ()).config
+    model, budget = _budget(loaded)
+    found = check_data(loaded, budget, num_frames=model.vision.num_frames, largest=largest)
+    _emit(as_json, found, lambda: Console().print(check_table(found)))
+    if not found["ok"]:
+        sys.exit(DataError.exit_code)
+
+
+@data_app.command("preview")
+def data_preview(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    split: Annotated[Literal["train", "eval"], typer.Option()] = "train",
+    count: Annotated[int, typer.Option(min=1, help="Videos.")] = 3,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead.")] = None,
+) -> None:
+    """Show what the model will see: frames, rendered prompts, tokens of every part."""
+    from isrdpo_jax.config import load_config
+    from isrdpo_jax.data.preview import as_html, for_terminal, preview
+    from isrdpo_jax.runs.atomic import write_text
+
+    loaded = load_config(config, overrides or ()).config
+    model, budget = _budget(loaded)
+    frames, size = model.vision.num_frames, model.vision.image_size
+    previews = preview(loaded, split, budget, num_frames=frames, image_size=size, count=count)
+    if html is None:
+        terminal = Console()
+        terminal.print(for_terminal(previews, budget, thumbnails=terminal.is_terminal))
+    else:
+        write_text(html, as_html(previews, budget, f"{config.name}: {split}"))
+        _say(f"{html}")
+
+
+def _budget(config: Config) -> tuple[ModelConfig, Budget]:
+    """The model that a config runs or trains, and its context window; no device is touched."""
+    from isrdpo_jax.data.budget import make_budget
+    from isrdpo_jax.data.prompts import load_prompts
+    from isrdpo_jax.data.tokens import load_tokenizer
+    from isrdpo_jax.stages.collect import VERDICT_TOKENS
+    from isrdpo_jax.weights.policy_folder import find_policy, packaged_tokenizer
+
+    if config.model is not None:
+        model, tokenizer = config.model, packaged_tokenizer(config.start)
+    else:
+        policy = find_policy(config.start)
+        model, tokenizer = policy.config, policy.tokenizer_folder
+    prompts = load_prompts(config.prompts.dir)
+    return model, make_budget(config, model, prompts, load_tokenizer(tokenizer), verdict=VERDICT_TOKENS)
+
+
+@data_app.command("export-pairs")
+def data_export_pairs(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    iteration: Annotated[int, typer.Argument(metavar="ITER", min=1)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The JSONL to write.")],
+    pair_format: Annotated[Literal["trl", "llamafactory", "ms-swift"], typer.Option("--format")] = "trl",
+) -> None:
+    """Write the preference pairs of an iteration for another trainer."""
+    from isrdpo_jax.data.export_pairs import export_pairs
+
+    found = export_pairs(run, iteration, out, pair_format)
+    left_out = f"; {found['left_out']} left out for a literal <video> or <image>" if found["left_out"] else ""
+    _say(f"{out}: {found['pairs']} pairs{left_out}.")
+
+
+@app.command("doctor")
+def doctor_command(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Also what this config asks for.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at versions, devices, codecs, folders, disk and TPU environment, and say what to do; 2 if one must act."""
+    from isrdpo_jax.config import load_config
+    from isrdpo_jax.doctor import examine, summary, table
+
+    findings = examine(load_config(config, overrides or ()).config if config else None)
+    found = summary(findings)
+    _emit(as_json, found, lambda: Console().print(table(findings)))
+    if not found["ok"]:
+        sys.exit(DataError.exit_code)
 
 
 @config_app.command("show")

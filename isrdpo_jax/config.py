@@ -28,7 +28,9 @@ from isrdpo_jax.yaml_tree import INCLUDE, CoreDumper, Entry, override, read_tree
 DEFAULT = "default"
 
 # Keys that do not change results: where and on what a run happens, what it saves, and how far it goes.
-WITHOUT_EFFECT = frozenset({"run.name", "run.dir", "run.iterations", "mesh", "checkpoint", "data.dir"})
+WITHOUT_EFFECT = frozenset(
+    {"run.name", "run.dir", "run.iterations", "mesh", "checkpoint", "processes", "data.dir", "evaluation.judge"}
+)
 
 # What a value must be, by the type of pydantic's error; other errors say it themselves.
 _REQUIREMENTS = {
@@ -54,7 +56,7 @@ def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
     """Reads a config file, the files that it includes, and `dotted.key=value` overrides, which win.
 
     The value of an override is YAML (`dpo.beta=0.2`, `mesh={fsdp: 4}`, `dpo.clip_norm=null`); a number in the key is an
-    index into a list (`sft.phases.0.steps=10`).
+    index into a list (`sft.phases.0.steps=10`). `include=FILE` takes all values of a file.
 
     Raises:
         ConfigError: one paragraph that lists every problem of files, overrides and values, each with its place.
@@ -108,9 +110,7 @@ def semantic_hash(config: Config) -> str:
 
 def evaluates(config: Config) -> bool:
     """Whether a run has held-out videos to evaluate its policies on."""
-    data = config.data
-    heldout = data.eval_path is not None if data.dataset == "video_qa" else data.eval_videos > 0
-    return config.evaluation.enabled and heldout
+    return config.evaluation.enabled and config.data.heldout
 
 
 def dump_yaml(config: Config) -> str:

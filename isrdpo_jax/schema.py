@@ -16,6 +16,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AxisSize = Annotated[int, Field(ge=-1)]
+AttentionKind = Literal["auto", "xla", "splash", "cudnn"]
+Remat = Literal["none", "dots", "full"]
 
 
 class Section(BaseModel):
@@ -94,6 +96,20 @@ class LlamaConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """Low-rank adapters of the decoder (arXiv 2106.09685), trained instead of it and merged into it at the end."""
+
+    rank: Positive = Field(64, description="r; LLaVA-Hound's, where its recipe is told to use adapters.")
+    alpha: PositiveFloat = Field(16.0, description="The adapters' product counts alpha / rank.")
+    targets: tuple[Literal["q", "k", "v", "out", "gate", "up", "down"], ...] = Field(
+        ("q", "k", "v", "out", "gate", "up", "down"), min_length=1, description="The matrices that get adapters."
+    )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
 class ModelConfig(Section):
     """A Video-LLaVA model: towers, two-layer GELU projector, decoder."""
 
@@ -108,7 +124,14 @@ class ModelConfig(Section):
     unroll_layers: bool = Field(
         False, description="Unroll the layer scan when compiling: faster backward on CPU, slower to compile."
     )
-    remat: bool = Field(False, description="Recompute layer activations in the backward pass.")
+    remat: Remat = Field(
+        "none", description="What the backward pass computes again of each layer: nothing, all but matmuls, everything."
+    )
+    attention: AttentionKind = Field(
+        "auto", description="Attention over whole rows: dense, splash attention (TPU), cuDNN (GPU), or what suits."
+    )
+
+    lora: LoraConfig | None = Field(None, description="Adapters beside the decoder's matrices, while they are trained.")
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -123,16 +146,33 @@ class ModelConfig(Section):
             )
         return self
 
+    def on(self, platform: str) -> ModelConfig:
+        """The model with `attention: auto` decided for a platform of JAX: a kernel where one takes these heads."""
+        if self.attention != "auto":
+            return self
+        size, kind = self.llama.head_dim, "xla"
+        if platform == "tpu" and size % 128 == 0:
+            kind = "splash"
+        elif platform == "gpu" and self.compute_dtype == "bfloat16" and size % 8 == 0 and size <= 128:
+            kind = "cudnn"
+        return self.model_copy(update={"attention": kind})
+
 
 class ComputeConfig(Section):
     """How a run computes with its start policy's model; null is as that policy's `model.json` says."""
 
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="Dtype of matmuls (model.compute_dtype).")
     unroll_layers: bool | None = Field(None, description="Unroll the layer scan when compiling.")
-    remat: bool | None = Field(None, description="Recompute layer activations in the backward pass.")
+    remat: Remat | None = Field(None, description="What the backward pass computes again (model.remat).")
+    attention: AttentionKind | None = Field(None, description="Attention over whole rows (model.attention).")
 
     def applied_to(self, model: ModelConfig) -> ModelConfig:
-        ours = {"compute_dtype": self.dtype, "unroll_layers": self.unroll_layers, "remat": self.remat}
+        ours = {
+            "compute_dtype": self.dtype,
+            "unroll_layers": self.unroll_layers,
+            "remat": self.remat,
+            "attention": self.attention,
+        }
         return model.model_copy(update={key: value for key, value in ours.items() if value is not None})
 
 
@@ -143,13 +183,24 @@ class RunConfig(Section):
     iterations: Positive = Field(9, description="N: how often the policy is improved. The paper uses nine.")
 
 
+HoundTestSet = Literal[
+    "webvid", "vidal", "actnet", "msvd", "msrvtt", "tgif", "ssv2", "msvd_official", "msrvtt_official", "tgif_official"
+]
+"""LLaVA-Hound's held-out questions; the official ones have short answers and no captions."""
+
+
 class DataConfig(Section):
-    dataset: Literal["shapes_world", "video_qa"] = "shapes_world"
+    dataset: Literal["shapes_world", "video_qa", "llava_hound"] = "shapes_world"
     dir: str = Field("data", description="Where prepared data sets (ArrayRecord) are kept.")
     path: str | None = Field(
-        None, description="video_qa: JSONL of `video, question[, id, answer]`; videos relative to it."
+        None,
+        description="video_qa: JSONL or CSV of `video, question[, id, answer, caption]`; videos relative to it. "
+        "llava_hound: the folder with its video_data and video_instruction.",
     )
     eval_path: str | None = Field(None, description="video_qa: the same for held-out questions; none = no evaluation.")
+    test_sets: tuple[HoundTestSet, ...] = Field(
+        (), description="llava_hound: the held-out questions; none = no evaluation."
+    )
     train_videos: Positive = Field(512, description="shapes_world: videos in the training split.")
     eval_videos: NonNegative = Field(256, description="shapes_world: videos in the held-out split.")
     sft_videos: NonNegative = Field(0, description="shapes_world: videos in the split for supervised training.")
@@ -161,6 +212,13 @@ class DataConfig(Section):
         0.05, description="More bad rows or videos than this share stop the run before compute is spent."
     )
     decode_timeout_s: PositiveFloat = Field(30.0, description="Seconds a decoder may take for one video.")
+
+    @property
+    def heldout(self) -> bool:
+        """Whether there are held-out videos."""
+        if self.dataset == "shapes_world":
+            return self.eval_videos > 0
+        return self.eval_path is not None if self.dataset == "video_qa" else bool(self.test_sets)
 
 
 class PromptsConfig(Section):
@@ -209,6 +267,7 @@ class DpoConfig(Section):
     ld_alpha: Fraction = Field(
         1.0, description="Length control (LD-DPO): weight of log-probs past the shorter response's length; 1 is DPO."
     )
+    lora: LoraConfig | None = Field(None, description="Train adapters of the decoder; none = all its parameters.")
     reference: Literal["previous", "initial"] = Field("previous", description="π_t, or π_1 in every iteration.")
     epochs: Positive = 1
     batch_size: Positive = Field(128, description="Pairs per update.")
@@ -255,11 +314,53 @@ class CheckpointConfig(Section):
     )
 
 
+class ProcessesConfig(Section):
+    """When one of several processes that make a run together ends because of another one."""
+
+    heartbeat_s: Positive = Field(100, description="A process not heard of for so long is dead, and the others end.")
+    stall_s: PositiveFloat = Field(
+        1800.0, description="A unit of work that takes longer ends the process, with all stacks in its log."
+    )
+
+
+class EvaluationJudgeConfig(Section):
+    """Who judges held-out answers in `isrdpo eval`, and how it is asked."""
+
+    kind: Literal["exact", "endpoint", "policy"] = Field(
+        "exact", description="The data set's own rules, an OpenAI-compatible chat endpoint, or a policy of ours."
+    )
+    model: str | None = Field(None, description="endpoint: the name of its model. policy: a MODEL.")
+    protocol: Literal["caption", "official"] = Field(
+        "caption", description="A score from 1 to 5 given the caption, or yes/no and a score from 0 to 5."
+    )
+    prompt: str | None = Field(None, description="A file with a user message of your own.")
+    system_prompt: str | None = Field(None, description="A file with the system message that belongs to `prompt`.")
+    base_url: str = Field("https://api.openai.com/v1", description="endpoint: what stands before /chat/completions.")
+    key_variable: str = Field(
+        "OPENAI_API_KEY", description="endpoint: the environment variable with the key; unset = no key is sent."
+    )
+    concurrency: Positive = Field(16, description="endpoint: calls at the same time.")
+    attempts: Positive = Field(6, description="endpoint: how often a call is tried.")
+    timeout_s: PositiveFloat = Field(60.0, description="endpoint: seconds that one try may take.")
+    max_new_tokens: Positive = Field(256, description="policy: length limit of its reply.")
+    input_price: NonNegativeFloat | None = Field(None, description="endpoint: price of a million prompt tokens.")
+    output_price: NonNegativeFloat | None = Field(None, description="endpoint: price of a million reply tokens.")
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationJudgeConfig:
+        if self.kind != "exact" and not self.model:
+            raise ValueError(f"kind {self.kind} needs the name of a model")
+        if self.system_prompt and not self.prompt:
+            raise ValueError("system_prompt goes with prompt")
+        return self
+
+
 class EvaluationConfig(Section):
     enabled: bool = True
     batch_videos: Positive = 16
     max_new_tokens: Positive = 1024
     bootstrap_samples: Positive = 1000
+    judge: EvaluationJudgeConfig = EvaluationJudgeConfig()
 
 
 class SftPhase(Section):
@@ -305,6 +406,7 @@ class Config(Section):
     compute: ComputeConfig = ComputeConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    processes: ProcessesConfig = ProcessesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     model: ModelConfig | None = Field(
         None, description="sft: the model to train from nothing. A run takes the model of its start policy."

@@ -93,15 +93,13 @@ class PairTokens:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
 
-    @property
-    def width(self) -> int:
-        return len(self.turn) + len(self.chosen) + len(self.rejected)
-
 
 def pack_pairs(
-    pairs: Sequence[PairTokens], prefix_length: int, width: int, response_length: int
+    pairs: Sequence[PairTokens], prefix_length: int, turn_length: int, response_length: int
 ) -> tuple[PackedArrays, np.ndarray]:
     """One row per pair: `turn | chosen | rejected`; the turn belongs to the prefix, both responses begin behind it.
+
+    The three have the same columns in every row, each padded at its end: `turn_length` and twice `response_length`.
 
     Returns:
         The arrays with targets int32[b, 2, response_length], and bool[b, 2, response_length], true on response tokens.
@@ -109,21 +107,22 @@ def pack_pairs(
     Raises:
         DataError: a pair does not fit.
     """
-    b = len(pairs)
+    b, width = len(pairs), turn_length + 2 * response_length
     tokens, positions = np.zeros((b, width), np.int32), np.zeros((b, width), np.int32)
     segments = np.full((b, width), PADDING, np.int32)
     sources, targets = np.zeros((2, b, 2, response_length), np.int32)
     mask = np.zeros((b, 2, response_length), bool)
     for i, pair in enumerate(pairs):
-        longest = max(len(pair.chosen), len(pair.rejected))
-        if pair.width > width or longest > response_length:
-            raise DataError(f"pair {i} needs {pair.width} positions and {longest} response tokens; widen the bucket.")
-        turn = len(pair.turn)
+        turn, longest = len(pair.turn), max(len(pair.chosen), len(pair.rejected))
+        if turn > turn_length or longest > response_length:
+            raise DataError(
+                f"pair {i} has {turn} prompt and {longest} response tokens, and there is room for {turn_length} and "
+                f"{response_length}; widen the bucket."
+            )
         tokens[i, :turn], positions[i, :turn] = pair.turn, prefix_length + np.arange(turn)
         segments[i, :turn] = PREFIX
-        at = turn
         for side, response in enumerate((pair.chosen, pair.rejected)):
-            size = len(response)
+            at, size = turn_length + side * response_length, len(response)
             tokens[i, at : at + size] = response
             positions[i, at : at + size] = prefix_length + turn + np.arange(size)
             segments[i, at : at + size] = side + 1
@@ -131,5 +130,4 @@ def pack_pairs(
             sources[i, side, 0] = turn - 1
             sources[i, side, 1:size] = at + np.arange(size - 1)
             targets[i, side, :size], mask[i, side, :size] = response, True
-            at += size
     return PackedArrays(tokens, positions, segments, sources, targets), mask

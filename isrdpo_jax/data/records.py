@@ -9,11 +9,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a video; `answer` is a reference answer, which preference training ignores."""
+    """A question about a video.
+
+    Attributes:
+        answer: a reference answer; preference training ignores it.
+        caption: what others say of the video; only a judge of held-out answers sees it, never a policy.
+    """
 
     id: str
     text: str
     answer: str | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,26 @@ class Skip:
     """A row, or a video with all its rows, that was left out.
 
     Attributes:
-        line: the row's line in the JSONL, or the first line that names the video.
-        path: the JSONL, or the video.
+        line: the row's line in its file, or the first line that names the video.
+        path: the file with the row, or the video.
         reason: a `RowReason` or a `VideoReason`.
         detail: what is wrong, for people.
         rows: how many rows are lost with it.
+        file: the file with the row.
     """
 
     line: int
     path: str
     reason: str
     detail: str
+    file: str
     rows: int = 1
+
+    @property
+    def place(self) -> str:
+        """File, line, what is wrong, and the video where the row itself is fine."""
+        video = "" if self.path == self.file else f"{self.path}: "
+        return f"{self.file}, line {self.line}: {video}{self.detail} [{self.reason}]"
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Skips:
     """All skips of one source.
 
     Attributes:
-        source: the JSONL.
+        source: the file or files with the rows.
         of: rows in the source, good and bad.
         skips: in the order of their lines.
     """
@@ -62,8 +70,7 @@ class Skips:
         """
         if data.on_bad_record == "fail" and self.skips:
             raise DataError(
-                f"{self.source}, {_place(self.skips[0], self.source)}. Repair it, or skip and count such records with"
-                " data.on_bad_record=skip."
+                f"{self.skips[0].place}. Repair it, or skip and count such records with data.on_bad_record=skip."
             )
         lost = sum(skip.rows for skip in self.skips)
         if lost / self.of > data.max_bad_fraction:
@@ -79,7 +86,7 @@ class Skips:
         return f"{self.source}: {lost} of {self.of} rows cannot be used, by themselves or for their video ({counts})"
 
     def _first(self) -> str:
-        places = [_place(skip, self.source) for skip in self.skips[:_SHOWN]]
+        places = [skip.place for skip in self.skips[:_SHOWN]]
         return f"{'The first' if len(self.skips) > _SHOWN else 'They are'}: {'; '.join(places)}."
 
     def write(self, folder: Path) -> None:
@@ -100,9 +107,3 @@ def read_skips(folder: Path) -> Skips | None:
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     return Skips(content["source"], content["of"], tuple(Skip(**row) for row in content["rows"]))
-
-
-def _place(skip: Skip, source: str) -> str:
-    """Line, what is wrong, and the video where the row itself is fine."""
-    video = "" if skip.path == source else f"{skip.path}: "
-    return f"line {skip.line}: {video}{skip.detail} [{skip.reason}]"

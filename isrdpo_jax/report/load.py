@@ -113,8 +113,8 @@ class Run:
     @property
     def last_stage(self) -> str:
         """The stage that ends an iteration."""
-        own = self.setting("data.dataset") == "video_qa"
-        heldout = self.setting("data.eval_path") if own else self.setting("data.eval_videos", 1)
+        own = {"video_qa": "data.eval_path", "llava_hound": "data.test_sets"}.get(self.setting("data.dataset"))
+        heldout = self.setting(own) if own else self.setting("data.eval_videos", 1)
         return "evaluate" if self.setting("evaluation.enabled", True) and heldout else "optimize"
 
     def state(self, iteration: Iteration) -> str:

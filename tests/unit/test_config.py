@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from isrdpo_jax.config import config_hash, diff_configs, dump_yaml, leaves, load_config, semantic_hash
 from isrdpo_jax.errors import ConfigError
-from isrdpo_jax.schema import ComputeConfig, Config, DpoConfig, ModelConfig, RunConfig, SftConfig, SftPhase
+from isrdpo_jax.schema import ComputeConfig, Config, DpoConfig, LlamaConfig, ModelConfig, RunConfig, SftConfig, SftPhase
 from isrdpo_jax.yaml_tree import CoreLoader, Entry, read_tree
 
 
@@ -249,6 +249,19 @@ def test_overrides_win_in_order_and_reach_everywhere(write):
     assert config.start == "runs/a=b"
 
 
+def test_an_override_may_include_files(write):
+    path = write("dpo: {beta: 0.3, epochs: 2}\n")
+    write("mesh: {fsdp: 16}\ndpo:\n  epochs: 3\n", "mesh/a.yaml")
+    write("include: a.yaml\nmesh: {tensor: 2}\n", "mesh/b.yaml")
+    loaded = load_config(path, ["dpo.epochs=5", "include=mesh/b.yaml", "mesh.tensor=4"])
+    config = loaded.config
+    assert (config.dpo.beta, config.dpo.epochs, config.mesh.fsdp, config.mesh.tensor) == (0.3, 3, 16, 4), "in order"
+    assert loaded.origins["dpo.epochs"] == "mesh/a.yaml:3"
+    assert load_config(path, ["include=[mesh/a.yaml, mesh/b.yaml]"]).config.mesh.tensor == 2
+    assert "mesh/none.yaml cannot be read" in refusal(path, "include=mesh/none.yaml")
+    assert "include (override) must name a YAML file, got 3" in refusal(path, "include=3")
+
+
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
@@ -387,7 +400,23 @@ def test_every_config_that_ships_loads(path):
 
 
 def test_compute_settings_change_the_model_of_a_run_only_where_they_are_given():
-    model = ModelConfig(remat=True)
+    model = ModelConfig(remat="full")
     assert ComputeConfig().applied_to(model) == model
-    changed = ComputeConfig(dtype="bfloat16", remat=False).applied_to(model)
-    assert changed == ModelConfig(compute_dtype="bfloat16", remat=False)
+    changed = ComputeConfig(dtype="bfloat16", remat="none").applied_to(model)
+    assert changed == ModelConfig(compute_dtype="bfloat16", remat="none")
+
+
+@pytest.mark.parametrize(
+    ("platform", "hidden_size", "dtype", "expected"),
+    [
+        ("tpu", 4096, "bfloat16", "splash"),
+        ("tpu", 1024, "bfloat16", "xla"),
+        ("gpu", 4096, "bfloat16", "cudnn"),
+        ("gpu", 4096, "float32", "xla"),
+        ("cpu", 4096, "bfloat16", "xla"),
+    ],
+)
+def test_attention_is_a_kernel_where_one_takes_the_heads(platform: str, hidden_size: int, dtype: str, expected: str):
+    model = ModelConfig(llama=LlamaConfig(hidden_size=hidden_size), compute_dtype=dtype)
+    assert model.on(platform) == model.model_copy(update={"attention": expected})
+    assert model.model_copy(update={"attention": "xla"}).on(platform).attention == "xla"

@@ -18,15 +18,16 @@ def test_segment_ids_are_those_of_the_mask():
 
 
 def test_a_pair_is_one_row_whose_responses_both_begin_behind_the_turn():
-    rows, mask = pack_pairs([PAIR], P, width=9, response_length=4)
-    np.testing.assert_array_equal(rows.tokens, [[11, 12, 21, 22, 2, 31, 2, 0, 0]])
-    np.testing.assert_array_equal(rows.positions[0, :7], [100, 101, 102, 103, 104, 102, 103])
-    np.testing.assert_array_equal(rows.segments, [[0, 0, 1, 1, 1, 2, 2, -1, -1]])
+    rows, mask = pack_pairs([PAIR], P, turn_length=3, response_length=4)
+    np.testing.assert_array_equal(rows.tokens, [[11, 12, 0, 21, 22, 2, 0, 31, 2, 0, 0]])
+    positions = np.where(rows.segments == PADDING, 0, rows.positions)
+    np.testing.assert_array_equal(positions, [[100, 101, 0, 102, 103, 104, 0, 102, 103, 0, 0]])
+    np.testing.assert_array_equal(rows.segments, [[0, 0, -1, 1, 1, 1, -1, 2, 2, -1, -1]])
     np.testing.assert_array_equal(mask, [[[True, True, True, False], [True, True, False, False]]])
 
 
 def test_each_response_token_is_predicted_by_the_one_before_it():
-    rows, mask = pack_pairs([PAIR], P, width=9, response_length=4)
+    rows, mask = pack_pairs([PAIR], P, turn_length=3, response_length=4)
     predicted = [
         [(int(rows.tokens[0, source]), int(target)) for source, target in zip(s[m], t[m], strict=True)]
         for s, t, m in zip(rows.sources[0], rows.targets[0], mask[0], strict=True)
@@ -34,14 +35,14 @@ def test_each_response_token_is_predicted_by_the_one_before_it():
     assert predicted == [[(12, 21), (21, 22), (22, 2)], [(12, 31), (31, 2)]]
 
 
-@pytest.mark.parametrize(("width", "response_length"), [(6, 4), (9, 2)])
-def test_a_pair_that_does_not_fit_is_refused(width: int, response_length: int):
-    with pytest.raises(DataError, match="pair 1 needs 7 positions and 3 response tokens"):
-        pack_pairs([PairTokens((11,), (2,), (2,)), PAIR], P, width, response_length)
+@pytest.mark.parametrize(("turn_length", "response_length"), [(1, 4), (9, 2)])
+def test_a_pair_that_does_not_fit_is_refused(turn_length: int, response_length: int):
+    with pytest.raises(DataError, match=f"pair 1 has 2 prompt and 3 .* room for {turn_length} and {response_length}"):
+        pack_pairs([PairTokens((11,), (2,), (2,)), PAIR], P, turn_length, response_length)
 
 
-def test_the_exact_width_fits():
-    rows, _ = pack_pairs([PAIR], P, width=PAIR.width, response_length=3)
+def test_the_exact_size_fits():
+    rows, _ = pack_pairs([PairTokens(PAIR.turn, PAIR.chosen, PAIR.chosen)], P, turn_length=2, response_length=3)
     assert (rows.segments != PADDING).all()
 
 

@@ -109,17 +109,17 @@ def test_too_many_bad_records_stop_with_counts_and_places(folder):
         prepare(folder, rows, max_bad_fraction=0.1)
     message = str(caught.value)
     assert "qa.jsonl: 3 of 20 rows cannot be used" in message and "(missing 1, missing_field 1)" in message
-    assert f"line 18: {folder / 'gone.mp4'}: no such file or folder [missing]" in message
-    assert "line 19: the field question is missing [missing_field]" in message
+    assert f"qa.jsonl, line 18: {folder / 'gone.mp4'}: no such file or folder [missing]" in message
+    assert "qa.jsonl, line 19: the field question is missing [missing_field]" in message
     assert nothing_is_prepared(folder)
     assert len(prepare(folder, rows, max_bad_fraction=0.15)) == 1
 
 
 def test_bad_rows_alone_stop_before_anything_is_decoded(folder, monkeypatch):
-    from isrdpo_jax.data.datasets import video_qa
+    from isrdpo_jax.data.datasets import asked_videos
 
-    monkeypatch.setattr(video_qa, "decode_many", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(DataError, match=r"7 of 8 .*The first: line 2: [^;]*(; line \d: [^;]*){4}\. Repair"):
+    monkeypatch.setattr(asked_videos, "decode_many", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"7 of 8 .*The first: \S*, line 2: [^;]*(; \S*, line \d: [^;]*){4}\. Repair"):
         prepare(folder, [ask("a.mp4")] + [ask("a.mp4", id=3)] * 7, max_bad_fraction=0.8)
     assert nothing_is_prepared(folder)
 

@@ -1,4 +1,4 @@
-"""Rows of a user's JSONL: what is read, and every way to be refused."""
+"""Rows of a user's file: what is read, and every way to be refused."""
 
 import codecs
 import json
@@ -6,7 +6,8 @@ from typing import get_args
 
 import pytest
 
-from isrdpo_jax.data.jsonl_rows import RowReason, read_rows
+from isrdpo_jax.data.question_rows import read_rows
+from isrdpo_jax.data.row_files import RowReason
 from isrdpo_jax.errors import DataError
 
 GOOD = {"video": "a.mp4", "question": "What moves?"}
@@ -38,6 +39,8 @@ BAD = [
     ({"video": "a.mp4", "question": "<video>\nWhat?"}, "video_marker", "in the question"),
     (GOOD | {"answer": "A <video>."}, "video_marker", "in the answer"),
     (GOOD | {"question": "<image>\nWhat?"}, "video_marker", "a literal <image> in the question"),
+    ({"videos": ["a.mp4", "b.mp4"], "prompt": "What?"}, "several_videos", "2 videos"),
+    ({"video": "a.mp4", "messages": [{"role": "user", "content": "Who?"}] * 2}, "several_turns", "2 user turns"),
     (GOOD | {"id": "first"}, "duplicate_id", "line 1 has the id 'first'"),
     (GOOD | {"id": "a.mp4#1"}, "duplicate_id", "line 2 has the id 'a.mp4#1'"),
 ]
@@ -53,7 +56,7 @@ def test_a_bad_row_is_refused_with_line_and_reason_and_the_others_stay(tmp_path,
 
 
 def test_every_reason_is_covered():
-    assert {reason for _, reason, _ in BAD} == set(get_args(RowReason))
+    assert {reason for _, reason, _ in BAD} | {"bad_csv"} == set(get_args(RowReason))
 
 
 def test_fields_are_kept_as_written(tmp_path):
@@ -111,3 +114,52 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read_rows(tmp_path / "nothing.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path)
+
+
+def table(folder, text, name="qa.csv"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return read_rows(path)
+
+
+def test_a_table(tmp_path):
+    text = 'video,question,answer,caption\na.mp4,"Who, and\nwhy?",,\n\nb c.mp4,What?,A cat.,"A cat, asleep."\n'
+    first, second = table(tmp_path, text).good
+    assert (first.line, first.id, first.question, first.answer) == (2, "a.mp4#1", "Who, and\nwhy?", None)
+    assert (second.line, second.path, second.answer) == (5, tmp_path / "b c.mp4", "A cat.")
+    assert (first.caption, second.caption) == (None, "A cat, asleep.")
+
+
+def test_a_row_with_too_many_cells_is_refused_and_the_others_stay(tmp_path):
+    rows = table(tmp_path, "\ufeffvideo,question\na.mp4,Who, where?\na.mp4,Who?\na.mp4\n")
+    assert [(bad.line, bad.reason) for bad in rows.bad] == [(2, "bad_csv"), (4, "missing_field")]
+    assert [row.line for row in rows.good] == [3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'video,question\na.mp4,"Who?\n', "cannot be read behind line 2"),
+        (b"video,question\na.mp4,Wh\xff\n", "line 2 is not UTF-8"),
+        (b"video,question\n", "no rows"),
+    ],
+)
+def test_a_table_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "qa.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "qa.csv")
+
+
+def test_an_array_of_rows(tmp_path):
+    rows = table(tmp_path, json.dumps([GOOD, 7, GOOD]), "qa.json")
+    assert [(row.line, row.id) for row in rows.good] == [(1, "a.mp4#1"), (3, "a.mp4#2")]
+    assert [(bad.line, bad.reason) for bad in rows.bad] == [(2, "bad_json")]
+    with pytest.raises(DataError, match="not a JSON array"):
+        table(tmp_path, json.dumps(GOOD), "qa.json")
+
+
+def test_a_place_of_their_own_for_videos_and_a_prefix_for_ids(tmp_path):
+    (tmp_path / "qa.jsonl").write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"id": "7_0"}))
+    rows = read_rows(tmp_path / "qa.jsonl", lambda video: tmp_path / "frames" / video, prefix="set/")
+    assert [row.id for row in rows.good] == ["set/a.mp4#1", "set/7_0"]
+    assert {(row.path, row.video_id) for row in rows.good} == {(tmp_path / "frames" / "a.mp4", "a.mp4")}
