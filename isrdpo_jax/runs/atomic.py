@@ -63,12 +63,12 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_bytes(path, b"".join(map(_line, rows)))
 
 
-def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds one row and syncs it; a torn line that a crash left at the end is dropped first. Raises as `write_json`.
+def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
+    """Adds rows and syncs them once; a torn line that a crash left at the end is dropped first. Raises as `write_json`.
 
     Should the disk be full, the file is cut back to the rows that it had.
     """
-    line = _line(row)
+    lines = b"".join(map(_line, rows))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
@@ -76,7 +76,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         try:
             end = _cut_torn_tail(descriptor)
             try:
-                _write_all(descriptor, line)
+                _write_all(descriptor, lines)
             except OSError:
                 os.ftruncate(descriptor, end)
                 raise
@@ -86,7 +86,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         if new:
             sync(path.parent)
     except OSError as error:
-        raise write_error(path, error, len(line)) from error
+        raise write_error(path, error, len(lines)) from error
 
 
 def truncate_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
