@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tpu demo test test-parity test-tpu-compile lint clean
+.PHONY: help setup setup-tpu demo test test-parity test-tpu-compile bench-setup lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,10 +35,12 @@ demo: setup ## five iterations of ISR-DPO, the self-rewarding baseline, and one 
 test: setup ## all tests that need nothing more
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q
 
-test-parity: $(VENV)/.parity ## against torch and transformers
+test-parity: $(VENV)/.bench ## against torch and transformers
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/parity
 
-$(VENV)/.parity: $(VENV)/.ready
+bench-setup: $(VENV)/.bench ## what the peers of benchmarks/ need: torch and TRL
+
+$(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 

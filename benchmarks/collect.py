@@ -1,0 +1,292 @@
+"""Videos per second of a collect (two responses, a description, both orders of a verdict), ours and transformers'.
+
+    python benchmarks/collect.py [--size 4M 110M] [--videos 8] [--runs 3] [--threads 2] [--quick] [--json]
+
+Ours is `stages.collect.collect_batch` as a run calls it, from frames, tower included. The weights are random, but for a
+head that ends a text behind every token with about the same probability, so that lengths have a long tail. What ours
+says is determined by its seed: every run makes the same tokens. The peer, `generate` in PyTorch, gets the same weights,
+tower features (which cost it nothing), prompts and sampling, and is told for every request after how many tokens it
+ends: those that ours made. The log-odds of its verdicts must be ours. It runs request by request, and in batches of the
+size that was the fastest in a first round. `--quick` leaves the larger size out and takes four videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rows import Row, rate_row, show
+from torch_peer import TorchPeer, use_threads, write_weights
+
+from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.data.records import Question, Video
+from isrdpo_jax.data.tokens import Tokenizer, load_tokenizer
+from isrdpo_jax.models.video_llava import Params, abstract_params, init, logical_axes
+from isrdpo_jax.schema import (
+    CollectConfig,
+    Config,
+    DescribeConfig,
+    LlamaConfig,
+    MeshConfig,
+    ModelConfig,
+    SamplingConfig,
+    VisionConfig,
+)
+from isrdpo_jax.sharding import make_mesh, parameter_shardings
+from isrdpo_jax.stages.collect import Batch, batch_ranges, collect_batch
+from isrdpo_jax.stages.engine import Policy, encode_frames
+from isrdpo_jax.stages.judge import Case, both_orders
+from isrdpo_jax.weights.policy_folder import packaged_tokenizer
+
+TOLERANCE = 1e-4  # of the verdicts' log-odds, nats
+FLOORS = {"request by request": 5.0, "in batches": 2.0}
+SLOT_USE = 0.85
+MEAN_TOKENS = 40  # of a response or description; most tokens are `--max-tokens`
+PEER_BATCHES = (2, 4, 8, 16)
+
+
+def model(d: int, mlp: int, layers: int, image_size: int = 224) -> ModelConfig:
+    """A decoder of these sizes with the packaged words, and a small tower in front of 8 frames of patches."""
+    vision = VisionConfig(image_size=image_size, hidden_size=256, intermediate_size=1024, num_layers=4, num_heads=4)
+    llama = LlamaConfig(
+        vocab_size=load_tokenizer(packaged_tokenizer("shapes")).vocab_size,
+        hidden_size=d,
+        intermediate_size=mlp,
+        num_layers=layers,
+        num_heads=d // 64,
+        num_kv_heads=d // 64,
+    )
+    return ModelConfig(vision=vision, llama=llama)
+
+
+SIZES = {
+    "4M": (256, 688, 5),
+    "110M": (768, 2048, 15),
+    "smoke": (64, 64, 2, 28),  # to see that the program works; its figures mean nothing
+}
+
+
+def speak(params: Params, tokenizer: Tokenizer, words: int) -> Params:
+    """Makes the decoder say words, and end behind each with a probability of about 1 / MEAN_TOKENS.
+
+    A direction of the residual stream that no layer writes to is a constant, and so a bias of the head.
+    """
+    llama = jax.tree.map(np.array, params["llama"])
+    d = llama["embedding"].shape[1]
+    llama["embedding"][:, 0] = 2.0 * d**0.5  # much longer than all that the layers write
+    for name in ("out", "down"):
+        llama["layers"][name]["kernel"][..., 0] = 0.0
+    bias = np.zeros(words)
+    spoken = np.array([bool(tokenizer.decode([i])) and tokenizer.decode([i]).isalpha() for i in range(words)])
+    bias[~spoken] = -20.0
+    bias[tokenizer.eos_id] = np.log(spoken.sum() / MEAN_TOKENS)
+    llama["head"][0] = bias / d**0.5  # what the last norm makes of the constant
+    return {**params, "llama": llama}
+
+
+def make_policy(size: str) -> Policy:
+    config, tokenizer = model(*SIZES[size]), load_tokenizer(packaged_tokenizer("shapes"))
+    random = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    shardings = parameter_shardings(mesh, logical_axes(config), abstract_params(config))
+    params = jax.device_put(speak(random, tokenizer, config.llama.vocab_size), shardings)
+    return Policy(config, params, tokenizer, load_prompts(), mesh, digest="random")
+
+
+def make_videos(config: VisionConfig, count: int) -> list[Video]:
+    """Frames of noise, with a question each."""
+    rng = np.random.default_rng(0)
+    shape = (config.num_frames, config.image_size, config.image_size, 3)
+    question = "What does the object do that enters last?"
+    return [
+        Video(f"{i}", rng.integers(0, 256, shape, np.uint8), (Question(f"{i}/0", question),), None, ())
+        for i in range(count)
+    ]
+
+
+def collect(policy: Policy, videos: Sequence[Video], config: Config, previous: Mapping[str, str]) -> Batch:
+    """All videos, `collect.batch_videos` at a time, in the second iteration."""
+    batches = [
+        collect_batch(policy, [videos[i] for i in some], config, iteration=2, questions=1, previous=previous)
+        for some in batch_ranges(len(videos), config.collect.batch_videos)
+    ]
+    return Batch(*([row for one in batches for row in getattr(one, kind)] for kind in vars(batches[0])))
+
+
+def peer_requests(policy: Policy, batch: Batch, previous: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """What the peer is asked, phase by phase: the prompts of ours, and how many tokens ours made."""
+    prompts, encode = policy.prompts, policy.tokenizer.encode_turn
+    responses = [
+        {"video": int(row["video"]), "turn": encode(prompts.answer(row["question"])), "count": len(one["tokens"])}
+        for row in batch.responses
+        for one in row["responses"]
+    ]
+    descriptions = [
+        {
+            "video": int(row["video"]),
+            "turn": encode(prompts.describe(previous[row["video"]] or None)),
+            "count": len(row["tokens"]),
+        }
+        for row in batch.descriptions
+    ]
+    verdicts = []
+    for row, judged in zip(batch.responses, batch.judgements, strict=True):
+        if judged["log_odds"] is not None:
+            first, second = (one["text"] for one in row["responses"])
+            case = Case(row["question"], (first, second), judged["context"])
+            turns = both_orders([[case]], prompts)[0]
+            verdicts += [{"video": int(row["video"]), "turn": encode(turn)} for turn in turns if turn]
+    return {"respond": responses, "describe": descriptions, "judge": verdicts}
+
+
+def log_odds(batch: Batch) -> np.ndarray:
+    """log p(A) - log p(B) of every verdict, in the order of the peer's requests."""
+    told = [row["log_odds"] for row in batch.judgements if row["log_odds"] is not None]
+    return np.array([sign * odds for pair in told for sign, odds in zip((1, -1), pair, strict=True)])
+
+
+def slot_use(batch: Batch, batch_videos: int) -> float:
+    """Useful tokens per step of a decoding slot: a batch decodes until its longest text ends."""
+    used = steps = 0
+    texts = ([[len(one["tokens"]) for one in row["responses"]] for row in batch.responses],)
+    texts += ([[len(row["tokens"])] for row in batch.descriptions],)
+    for rows in texts:
+        for some in batch_ranges(len(rows), batch_videos):
+            lengths = [length for i in some for length in rows[i]]
+            used += sum(lengths)
+            steps += batch_videos * len(rows[0]) * max(lengths)
+    return used / steps
+
+
+def check_same(ours: np.ndarray, peer: Sequence[float]) -> None:
+    """Compares the verdicts' log-odds.
+
+    Raises:
+        SystemExit: the peer's model or prompts are not ours.
+    """
+    difference = np.abs(ours - np.array(peer)).max() if len(ours) == len(peer) else np.inf
+    if not difference <= TOLERANCE:
+        raise SystemExit(
+            f"verdicts: ours {ours} and the peer's {peer} differ by {difference:.3g}; nothing is compared."
+        )
+    print(f"{len(ours)} verdicts' log-odds differ by at most {difference:.2g} nats", file=sys.stderr)
+
+
+def timed(what: str, function: Any, *args: Any) -> tuple[float, Any]:
+    began = time.perf_counter()
+    out = function(*args)
+    seconds = time.perf_counter() - began
+    print(f"{what}: {seconds:.2f} s", file=sys.stderr, flush=True)
+    return seconds, out
+
+
+def peer_collect(peer: TorchPeer, batch: int, odds: np.ndarray, tokens: int, what: str) -> float:
+    """Seconds of a whole collect of the peer, which must have made so many tokens."""
+    answer = peer.ask("collect", batch=batch)
+    told = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in answer["seconds"].items())
+    print(f"{what}: {told}; {answer['tokens']} tokens", file=sys.stderr, flush=True)
+    if answer["tokens"] != tokens:
+        raise SystemExit(f"the peer made {answer['tokens']} tokens and ours {tokens}; nothing is compared.")
+    check_same(odds, answer["log_odds"])
+    return sum(answer["seconds"].values())
+
+
+def compare(size: str, count: int, max_tokens: int, runs: int, threads: int) -> tuple[list[Row], dict[str, str]]:
+    """The rows of one size, and the peer's versions."""
+    policy = make_policy(size)
+    videos = make_videos(policy.config.vision, count)
+    config = Config(
+        sampling=SamplingConfig(max_new_tokens=max_tokens, keep_unfinished=True),
+        describe=DescribeConfig(max_new_tokens=max_tokens, temperature=1.0),
+        collect=CollectConfig(batch_videos=count),
+    )
+    singly = config.model_copy(update={"collect": CollectConfig(batch_videos=1)})
+    first = collect_batch(policy, videos, config, iteration=1, questions=1, previous={})
+    previous = {row["video"]: row["text"] for row in first.descriptions}
+    _, batch = timed(f"{size} ours, first run, not counted", collect, policy, videos, config, previous)
+    timed(f"{size} ours, a video at a time, first run, not counted", collect, policy, videos, singly, previous)
+    odds, phases = log_odds(batch), peer_requests(policy, batch, previous)
+    lengths = [one["count"] for phase in ("respond", "describe") for one in phases[phase]]
+    print(f"{size} tokens: {sorted(lengths)}; {len(phases['judge'])} verdicts", file=sys.stderr)
+    times: dict[str, list[float]] = {"ours": [], "ours singly": [], "request by request": [], "in batches": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_weights(folder, policy.config, policy.params)
+        features = np.asarray(encode_frames(policy, [video.frames for video in videos]), np.float32)
+        np.savez(folder / "inputs.npz", features=features, prefix_ids=np.array(policy.prefix_ids))
+        settings = {"phases": phases, "letters": policy.tokenizer.letter_ids}
+        settings |= {"temperature": config.sampling.temperature, "top_p": config.sampling.top_p}
+        (folder / "settings.json").write_text(json.dumps(settings))
+        with TorchPeer("torch_peer_collect.py", folder, threads) as peer:
+            sizes = [size for size in PEER_BATCHES if size <= 2 * count]
+            best = min(
+                sizes,
+                key=lambda n: peer_collect(peer, n, odds, sum(lengths), f"{size} peer, {n} at a time, first round"),
+            )
+            for run in range(1, runs + 1):
+                for key, what in (("ours", config), ("ours singly", singly)):
+                    seconds, again = timed(f"{size} run {run} {key}", collect, policy, videos, what, previous)
+                    times[key].append(seconds)
+                    if key == "ours" and again != batch:
+                        raise SystemExit("ours did not say the same again; nothing is compared.")
+                for key, at_a_time in (("request by request", 1), ("in batches", best)):
+                    times[key].append(peer_collect(peer, at_a_time, odds, sum(lengths), f"{size} run {run} peer {key}"))
+            facts = peer.facts
+    return make_rows(size, policy, times, best, slot_use(batch, count), count), facts
+
+
+def make_rows(
+    size: str, policy: Policy, times: dict[str, list[float]], best: int, slots: float, videos: int
+) -> list[Row]:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(policy.params["llama"]))
+    told = f"{size} ({parameters / 1e6:.1f}M, {policy.config.vision.tokens_per_video} visual)"
+    ours, singly, requests = times["ours"], times["ours singly"], times["request by request"]
+    rows = [
+        rate_row(
+            f"{told}: generate, request by request", videos, ours, requests, FLOORS["request by request"], "videos/s"
+        ),
+        rate_row(
+            f"{told}: generate, {best} at a time", videos, ours, times["in batches"], FLOORS["in batches"], "videos/s"
+        ),
+        rate_row(
+            "  of that: one prefix per video (ours singly : requests)", videos, singly, requests, None, "videos/s"
+        ),
+        rate_row(f"  of that: {videos} videos together (ours : ours singly)", videos, ours, singly, None, "videos/s"),
+    ]
+    slot_row = Row("  slot use while decoding", slots, None, slots / SLOT_USE, 1.0, "share", len(ours))
+    return [*rows, slot_row]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=["4M", "110M"])
+    parser.add_argument("--videos", type=int, default=8)
+    parser.add_argument("--max-tokens", type=int, default=160, help="most tokens of a response or description")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    use_threads(args.threads)
+    rows: list[Row] = []
+    facts: dict[str, str] = {}
+    for size in [size for size in args.size if not (args.quick and size == "110M")]:
+        some, facts = compare(
+            size, min(args.videos, 4) if args.quick else args.videos, args.max_tokens, args.runs, args.threads
+        )
+        rows += some
+    how = {"threads": args.threads, "dtype": "float32", "jax": jax.__version__, **facts, "cpus": os.cpu_count()}
+    show("collect", rows, args.json, **how)
+
+
+if __name__ == "__main__":
+    main()
