@@ -44,7 +44,7 @@ TINY_WITH_IMAGES = TINY.model_copy(
 )
 PREFIX_IDS = np.array([1, 7, 9], np.int32)
 PREFIX_LENGTH = len(PREFIX_IDS) + TINY.vision.tokens_per_video
-WIDTH, RESPONSE_LENGTH = 24, 8  # of packed pairs
+TURN_LENGTH, RESPONSE_LENGTH = 8, 8  # of packed pairs
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> Params:
@@ -88,7 +88,7 @@ def pair_batch(
     weights: np.ndarray | None = None,
 ) -> PairBatch:
     """One micro-batch."""
-    rows, mask = pack_pairs(pairs, PREFIX_LENGTH, WIDTH, RESPONSE_LENGTH)
+    rows, mask = pack_pairs(pairs, PREFIX_LENGTH, TURN_LENGTH, RESPONSE_LENGTH)
     count = len(pairs)
     reference = np.zeros((count, 2), np.float32) if reference is None else reference
     weights = np.ones(count, np.float32) if weights is None else weights

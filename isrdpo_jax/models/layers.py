@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from isrdpo_jax.schema import LoraConfig, Remat
+from isrdpo_jax.sharding import constrain
+
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, axes: tuple[str | None, ...]) -> nnx.Param:
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
@@ -18,7 +21,10 @@ def constant(value: float, shape: tuple[int, ...], axes: tuple[str | None, ...])
 
 
 class Linear(nnx.Module):
-    """x [..., i] -> [..., o]; the kernel [i, o] is cast to the dtype of x."""
+    """x [..., i] -> [..., o]; the kernel [i, o] is cast to the dtype of x.
+
+    With `lora`, a low-rank product stands beside the kernel (see `models.lora`).
+    """
 
     def __init__(
         self,
@@ -29,12 +35,18 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
         bias: bool = True,
         scale: float = 1.0,
+        lora: LoraConfig | None = None,
     ):
         self.kernel = normal(rngs, (i, o), scale * i**-0.5, axes)
         self.bias = constant(0.0, (o,), axes[1:]) if bias else None
+        self.lora = lora
+        self.lora_a = normal(rngs, (i, lora.rank), i**-0.5, (axes[0], None)) if lora else None
+        self.lora_b = constant(0.0, (lora.rank, o), (None, axes[1])) if lora else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...].astype(x.dtype)
+        if self.lora is not None and self.lora_a is not None and self.lora_b is not None:
+            y = y + self.lora.scale * (x @ self.lora_a[...].astype(x.dtype) @ self.lora_b[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -70,12 +82,27 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     ]
 
 
-def scan_layers(layers: nnx.Module, body: Callable, carry, xs=None, *, unroll: bool, remat: bool):
-    """`lax.scan` of `body(layer, carry, x) -> (carry, y)` over layers stacked on axis 0 of their parameters."""
+def scan_layers(layers: nnx.Module, body: Callable, carry: jax.Array, xs=None, *, unroll: bool, remat: Remat):
+    """`lax.scan` of `body(layer, carry, x) -> (carry, y)` over layers stacked on axis 0 of their parameters.
+
+    Args:
+        carry: [b, ..., d]. It stays split along b, and when there are few positions along d, so that of parameters and
+            activations the smaller travel between devices.
+        remat: what the backward pass finds: everything (`none`), the results of matrix products with parameters
+            (`dots`), or the carry alone (`full`); it computes the rest again.
+    """
     layer_def, stacked = nnx.split(layers)
+    parameter = jax.tree.leaves(stacked)[0]
+    decoding = carry.size < carry.shape[-1] ** 2  # fewer positions than a matrix has rows
+    axes = (..., "embed") if decoding else ("batch", ...)
 
     def step(carry, inputs):
         params, x = inputs
-        return body(nnx.merge(layer_def, params), carry, x)
+        carry, y = body(nnx.merge(layer_def, params), carry, x)
+        return constrain(carry, axes, parameter), y
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, carry, (stacked, xs), unroll=unroll)
+    carry = constrain(carry, axes, parameter)
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        step = jax.checkpoint(step, policy=policy)
+    return jax.lax.scan(step, carry, (stacked, xs), unroll=unroll)

@@ -6,7 +6,7 @@ that read a prefix cache and write their own (prompts behind the video, and deco
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ from flax import nnx
 
 from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_layers
-from isrdpo_jax.ops.attention import attend, attend_prefix
-from isrdpo_jax.schema import LlamaConfig
+from isrdpo_jax.models.packed_attention import packed_attention
+from isrdpo_jax.ops.attention import PREFIX, attend_prefix
+from isrdpo_jax.schema import AttentionKind, LlamaConfig, LoraConfig, Remat
+from isrdpo_jax.sharding import constrain
 
 
 def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -33,47 +35,66 @@ def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 class LlamaLayer(nnx.Module):
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, *, lora: LoraConfig | None = None, rngs: nnx.Rngs):
         d, c = config.hidden_size, config.head_dim
         q_size, kv_size = config.num_heads * c, config.num_kv_heads * c
         out_scale = (2 * config.num_layers) ** -0.5  # keeps the residual stream's size at initialisation (GPT-2)
         self.head_dim = c
         self.norm1, self.norm2 = RmsNorm(d, config.rms_norm_eps), RmsNorm(d, config.rms_norm_eps)
-        self.q = Linear(d, q_size, ("embed", "heads"), rngs=rngs, bias=False)
-        self.k = Linear(d, kv_size, ("embed", "kv_heads"), rngs=rngs, bias=False)
-        self.v = Linear(d, kv_size, ("embed", "kv_heads"), rngs=rngs, bias=False)
-        self.out = Linear(q_size, d, ("heads", "embed"), rngs=rngs, bias=False, scale=out_scale)
-        self.gate = Linear(d, config.intermediate_size, ("embed", "mlp"), rngs=rngs, bias=False)
-        self.up = Linear(d, config.intermediate_size, ("embed", "mlp"), rngs=rngs, bias=False)
-        self.down = Linear(config.intermediate_size, d, ("mlp", "embed"), rngs=rngs, bias=False, scale=out_scale)
+
+        def linear(name: str, i: int, o: int, axes: tuple[str, str], scale: float = 1.0) -> Linear:
+            adapter = lora if lora is not None and name in lora.targets else None
+            return Linear(i, o, axes, rngs=rngs, bias=False, scale=scale, lora=adapter)
+
+        self.q = linear("q", d, q_size, ("embed", "heads"))
+        self.k = linear("k", d, kv_size, ("embed", "kv_heads"))
+        self.v = linear("v", d, kv_size, ("embed", "kv_heads"))
+        self.out = linear("out", q_size, d, ("heads", "embed"), out_scale)
+        self.gate = linear("gate", d, config.intermediate_size, ("embed", "mlp"))
+        self.up = linear("up", d, config.intermediate_size, ("embed", "mlp"))
+        self.down = linear("down", config.intermediate_size, d, ("mlp", "embed"), out_scale)
 
     def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array], attention: Callable) -> tuple[jax.Array, tuple]:
         """x: [..., n, d]. `attention(q, k, v) -> (out, extra)` decides who sees whom; `extra` is handed on."""
         y = self.norm1(x)
-        heads = (*x.shape[:-1], -1, self.head_dim)
-        q, k = rotate(self.q(y).reshape(heads), rope), rotate(self.k(y).reshape(heads), rope)
-        out, extra = attention(q, k, self.v(y).reshape(heads))
+        q, k = (rotate(self._heads(linear, y), rope) for linear in (self.q, self.k))
+        out, extra = attention(q, k, self._heads(self.v, y))
         x = x + self.out(out.reshape(*x.shape[:-1], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), extra
 
+    def _heads(self, linear: Linear, x: jax.Array) -> jax.Array:
+        """[b, ..., d] -> [b, ..., h, c]; no head is split."""
+        heads = linear(x).reshape(*x.shape[:-1], -1, self.head_dim)
+        return constrain(heads, ("batch", ..., "heads", None), linear.kernel[...])
+
 
 class Llama(nnx.Module):
-    def __init__(self, config: LlamaConfig, *, unroll: bool = False, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        lora: LoraConfig | None = None,
+        attention: AttentionKind = "auto",
+        unroll: bool = False,
+        remat: Remat = "none",
+        rngs: nnx.Rngs,
+    ):
         d, v = config.hidden_size, config.vocab_size
-        self.config, self.unroll, self.remat = config, unroll, remat
+        self.config, self.attention, self.unroll, self.remat = config, attention, unroll, remat
         self.embedding = normal(rngs, (v, d), 0.02, ("vocab", "embed"))
-        self.layers = nnx.vmap(lambda r: LlamaLayer(config, rngs=r))(rngs.split(config.num_layers))
+        self.layers = nnx.vmap(lambda r: LlamaLayer(config, lora=lora, rngs=r))(rngs.split(config.num_layers))
         self.norm = RmsNorm(d, config.rms_norm_eps)
         self.head = normal(rngs, (d, v), d**-0.5, ("embed", "vocab"))
 
     def embed(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """int[...] -> [..., d]."""
-        return self.embedding[...].astype(dtype)[ids]
+        return self.embedding[...][ids].astype(dtype)  # so that the gradients of a token's places add up in float32
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., d] -> float32[..., v]."""
-        return jnp.matmul(hidden, self.head[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+        """[b, ..., d] -> float32[b, ..., v]."""
+        logits = jnp.matmul(hidden, self.head[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return constrain(logits, ("batch", ..., "vocab"), self.head[...])
 
     def _layers(self, body: Callable, x: jax.Array, positions: jax.Array, xs=None):
         rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
@@ -87,17 +108,25 @@ class Llama(nnx.Module):
         )
         return self.norm(x), ys
 
-    def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-        """Packed rows: x [b, n, d], positions int[b, n], mask bool[b, n, n] -> hidden states [b, n, d]."""
-        body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v, mask), None))  # noqa: E731
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array, sections: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Packed rows x [b, n, d] -> hidden states [b, n, d].
+
+        Args:
+            positions: int[b, n]. segments: int[b, n], who sees whom (`ops.attention.packed_mask`).
+            sections: columns of the prefix and of each segment, where they are the same in every row.
+        """
+        attend = packed_attention(self.attention, segments, sections, self.head[...])
+        body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v), None))  # noqa: E731
         return self._layers(body, x, positions)[0]
 
     def prefill(self, x: jax.Array) -> KVCache:
         """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally."""
         b, p = x.shape[:2]
         positions = jnp.broadcast_to(jnp.arange(p), (b, p))
-        causal = jnp.broadcast_to(jnp.tril(jnp.ones((p, p), bool)), (b, p, p))
-        body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v, causal), (k, v)))  # noqa: E731
+        attend = packed_attention(self.attention, jnp.full((b, p), PREFIX), (p,), self.head[...])
+        body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v), (k, v)))  # noqa: E731
         return KVCache(*self._layers(body, x, positions)[1])
 
     def extend(

@@ -18,6 +18,7 @@ from isrdpo_jax.models.llama import Llama
 from isrdpo_jax.models.projector import Projector
 from isrdpo_jax.models.vision import VisionTower
 from isrdpo_jax.schema import ModelConfig
+from isrdpo_jax.sharding import constrain
 
 Params = dict[str, Any]
 
@@ -25,11 +26,11 @@ Params = dict[str, Any]
 class VideoLlava(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.dtype = jnp.dtype(config.compute_dtype)
-        how = {"unroll": config.unroll_layers, "remat": config.remat}
+        how: Any = {"unroll": config.unroll_layers, "remat": config.remat}
         self.video_tower = VisionTower(config.vision, **how, rngs=rngs)
         self.image_tower = None if config.image is None else VisionTower(config.image, **how, rngs=rngs)
         self.projector = Projector(config.vision.hidden_size, config.llama.hidden_size, rngs=rngs)
-        self.llama = Llama(config.llama, **how, rngs=rngs)
+        self.llama = Llama(config.llama, lora=config.lora, attention=config.attention, **how, rngs=rngs)
 
     def encode(self, pixels: jax.Array) -> jax.Array:
         """Normalised pixels [b, t, S, S, 3] -> pre-projector features [b, n, d_vision]."""
@@ -67,7 +68,11 @@ def declare(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def build(config: ModelConfig, params: Params) -> VideoLlava:
-    """The module with these parameters in place; for use inside a jitted function."""
+    """The module with these parameters in place; for use inside a jitted function.
+
+    The parameters' gradients lie where the parameters lie.
+    """
+    params = jax.tree.map(lambda x, axes: constrain(x, axes, x), params, logical_axes(config))
     return nnx.merge(declare(config)[0], params)
 
 

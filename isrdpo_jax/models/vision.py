@@ -8,7 +8,7 @@ from flax import nnx
 
 from isrdpo_jax.models.layers import LayerNorm, Linear, activation, normal, scan_layers
 from isrdpo_jax.ops.attention import attend
-from isrdpo_jax.schema import VisionConfig
+from isrdpo_jax.schema import Remat, VisionConfig
 
 
 class Attention(nnx.Module):
@@ -70,7 +70,7 @@ class VisionTower(nnx.Module):
     Layers and norm behind the tapped layer do not exist here: they never matter.
     """
 
-    def __init__(self, config: VisionConfig, *, unroll: bool = False, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(self, config: VisionConfig, *, unroll: bool = False, remat: Remat = "none", rngs: nnx.Rngs):
         d, patch = config.hidden_size, config.patch_size
         self.config, self.unroll, self.remat = config, unroll, remat
         self.patch_embedding = Linear(patch * patch * 3, d, (None, "embed"), rngs=rngs, bias=False)

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 
-def token_logprobs(hidden: jax.Array, head: jax.Array, targets: jax.Array, chunk: int = 4096) -> jax.Array:
-    """log p(target) at each position; the [positions, v] logits exist for one chunk at a time.
+def token_logprobs(
+    hidden: jax.Array, project: Callable[[jax.Array], jax.Array], targets: jax.Array, chunk: int
+) -> jax.Array:
+    """log p(target) at each position; the logits [b, n, v] exist for one chunk of positions at a time.
 
     Args:
-        hidden: [..., d] final hidden states. head: [d, v]. targets: int[...].
-        chunk: positions per chunk; each chunk is recomputed in the backward pass.
+        hidden: [b, n, d] final hidden states. project: [b, ..., d] -> float32 logits [b, ..., v]. targets: int[b, n].
+        chunk: most positions of a row at a time; each chunk is computed again in the backward pass.
 
     Returns:
-        float32[...].
+        float32[b, n].
     """
-    d, shape = hidden.shape[-1], targets.shape
-    hidden, targets = hidden.reshape(-1, d), targets.reshape(-1)
 
     def some(args: tuple[jax.Array, jax.Array]) -> jax.Array:
         states, ids = args
-        logits = jnp.matmul(states, head, preferred_element_type=jnp.float32)
-        chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1)
+        logits = project(states)
+        # A sum over v, not an index into it: v may lie on several devices.
+        is_target = ids[..., None] == jnp.arange(logits.shape[-1])
+        return jnp.where(is_target, logits, 0.0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
 
-    count = targets.shape[0]
-    if count <= chunk:
-        return some((hidden, targets)).reshape(shape)
-    padding = -count % chunk
-    hidden = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, chunk, d)
-    targets = jnp.pad(targets, (0, padding)).reshape(-1, chunk)
-    return jax.lax.map(jax.checkpoint(some), (hidden, targets)).reshape(-1)[:count].reshape(shape)
+    (b, n), d = targets.shape, hidden.shape[-1]
+    if n <= chunk:
+        return some((hidden, targets))
+    chunks = -(-n // chunk)
+    size = -(-n // chunks)  # as even as can be
+    padding = chunks * size - n
+    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))).reshape(b, chunks, size, d)
+    targets = jnp.pad(targets, ((0, 0), (0, padding))).reshape(b, chunks, size)
+    out = jax.lax.map(jax.checkpoint(some), (hidden.swapaxes(0, 1), targets.swapaxes(0, 1)))
+    return out.swapaxes(0, 1).reshape(b, -1)[:, :n]
 
 
 def sequence_logprobs(logprobs: jax.Array, mask: jax.Array, ld_alpha: float = 1.0, average: bool = False) -> jax.Array:

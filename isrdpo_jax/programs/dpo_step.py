@@ -1,7 +1,8 @@
 """The preference step: one packed row per pair, exact accumulation, a guarded update of the decoder.
 
 A row is `[system, video, prompt | chosen | rejected]`: the prefix is computed once for both responses, whose positions
-both begin behind it; the segments of `packed_mask` keep them apart.
+both begin behind it; the segments of `packed_mask` keep them apart. Each of the three parts is padded by itself, so
+that the responses lie at the same columns in every row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from isrdpo_jax.models.lora import combine
 from isrdpo_jax.models.video_llava import Params, build
 from isrdpo_jax.ops.logprobs import sequence_logprobs
 from isrdpo_jax.ops.losses import preference_loss
@@ -35,8 +37,13 @@ class PairBatch(NamedTuple):
     weights: Array
 
 
+def _token_logprobs(params: Params, prefix_ids: jax.Array, batch: PairBatch, config: ModelConfig) -> jax.Array:
+    length = batch.mask.shape[-1]
+    return packed_logprobs(build(config, params), prefix_ids, batch.features, batch.rows, (length, length))
+
+
 def _logprobs(params: Params, prefix_ids: jax.Array, batch: PairBatch, config: ModelConfig, dpo: DpoConfig):
-    logprobs = packed_logprobs(build(config, params), prefix_ids, batch.features, batch.rows)
+    logprobs = _token_logprobs(params, prefix_ids, batch, config)
     return sequence_logprobs(logprobs, batch.mask, dpo.ld_alpha, average=dpo.loss == "ipo"), logprobs
 
 
@@ -51,8 +58,7 @@ def pair_logprobs(
 @functools.partial(jax.jit, static_argnames="config")
 def response_logprobs(params: Params, prefix_ids: jax.Array, batch: PairBatch, *, config: ModelConfig) -> jax.Array:
     """Log-prob of every response token: float32[b, 2, m], 0 behind a response's end."""
-    logprobs = packed_logprobs(build(config, params), prefix_ids, batch.features, batch.rows)
-    return jnp.where(batch.mask, logprobs, 0.0)
+    return jnp.where(batch.mask, _token_logprobs(params, prefix_ids, batch, config), 0.0)
 
 
 def pair_loss(
@@ -67,7 +73,7 @@ def pair_loss(
     """This batch's share of the loss: sums over its pairs, divided by the totals of the whole update.
 
     Args:
-        trained: the decoder's parameters. frozen: the other entries of the parameters.
+        trained: the decoder's parameters, or its adapters. frozen: the other parameters.
         totals: float32[2], pairs and chosen tokens of the whole update (all micro-batches).
 
     Returns:
@@ -75,11 +81,12 @@ def pair_loss(
     """
 
     def forward(llama: Any) -> tuple[jax.Array, jax.Array]:
-        return _logprobs({**frozen, "llama": llama}, prefix_ids, batch, config, dpo)
+        params = {**frozen, "llama": combine(frozen.get("llama", {}), llama)}
+        return _logprobs(params, prefix_ids, batch, config, dpo)
 
     # Saving (almost) nothing for the backward pass, the forward is compiled as in `pair_logprobs`, so that a reference
     # that is the policy has the same bits. `config.remat` does that layer by layer already.
-    policy, token_logprobs = (forward if config.remat else jax.checkpoint(forward))(trained)
+    policy, token_logprobs = (jax.checkpoint(forward) if config.remat == "none" else forward)(trained)
     losses, rewards = preference_loss(
         policy, batch.reference, loss=dpo.loss, beta=dpo.beta, label_smoothing=dpo.label_smoothing
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,12 @@ from isrdpo_jax.runs.checkpoint import PendingSave, newest_verified, prune, rest
 from isrdpo_jax.runs.layout import IterationLayout
 from isrdpo_jax.runs.metrics import MetricsWriter
 from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.runs.processes import first_says, is_first
 from isrdpo_jax.schema import Config, DpoConfig
-from isrdpo_jax.sharding import replicated
+from isrdpo_jax.stages.adapters import plain_params, trained_and_frozen, with_adapters
 from isrdpo_jax.stages.engine import Policy
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order, place, updates
+from isrdpo_jax.stages.shares import put_whole
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ def optimize(
     after_update: Callable[[dict[str, float]], None],
     say: Callable[[str], None],
 ) -> Params:
-    """Trains the decoder from π_t to π_{t+1}; goes on from the newest training state on disk.
+    """Trains the decoder, or adapters of it, from π_t to π_{t+1}; goes on from the newest training state on disk.
 
     Returns:
         All parameters of π_{t+1}.
@@ -99,19 +102,20 @@ def optimize(
     dpo, iteration = config.dpo, layout.index
     total = update_count(len(pairs), dpo)
     optimizer = make_optimizer(dpo)
-    frozen = {name: value for name, value in policy.params.items() if name != "llama"}
-    state = create_state(jax.tree.map(jnp.copy, policy.params["llama"]), optimizer)  # the step donates it
-    found = newest_verified(layout.train, verify=config.checkpoint.verify)
+    policy = with_adapters(policy, dpo.lora, config.run.seed)
+    trained, frozen = trained_and_frozen(policy)
+    state = create_state(jax.tree.map(jnp.copy, trained), optimizer)  # the step donates it
+    found = first_says(lambda: newest_verified(layout.train, verify=config.checkpoint.verify))
     for problem in found.refused:
         say(problem)
     if found.path is not None:
         state = restore_tree(found.path, state, verify=config.checkpoint.verify)
         say(f"going on behind update {found.step} of {total}")
     index_of = {video: i for i, video in enumerate(source.ids)}
-    prefix_ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
+    prefix_ids = put_whole(policy.mesh, np.asarray(policy.prefix_ids, np.int32))
     pending: PendingSave | None = None
     step = 0
-    with MetricsWriter(layout.metrics, resumed_step=found.step, tensorboard=layout.tensorboard) as writer:
+    with _metrics(layout, resumed_step=found.step) as write:
         for epoch in range(dpo.epochs):
             for indices, weights in updates(epoch_order(len(pairs), config.run.seed, iteration, epoch), dpo):
                 step += 1
@@ -133,25 +137,36 @@ def optimize(
                 metrics["learning_rate"] = rate
                 if step == 1 and starts_at_reference:
                     say(start_check(metrics, dpo, policy.config.compute_dtype))
-                writer.write(step, metrics)
+                write(step, metrics)
                 _check_bad(int(state.bad_updates), step, dpo, layout)
                 after_update(metrics)
-                if step < total and (step % config.checkpoint.every_steps == 0 or stop.requested):
+                asked = stop.requested
+                if step < total and (step % config.checkpoint.every_steps == 0 or asked):
                     pending = _save(layout, state, step, pending)
-                    if stop.requested:
+                    if asked:
                         pending.wait()
                         stop.check()
     if pending:
         pending.wait()
-    return {**frozen, "llama": state.params}
+    return plain_params(state.params, frozen, dpo.lora)
+
+
+@contextmanager
+def _metrics(layout: IterationLayout, *, resumed_step: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Writes the metrics of an update, in process 0."""
+    if not is_first():
+        yield lambda step, metrics: None
+        return
+    with MetricsWriter(layout.metrics, resumed_step=resumed_step, tensorboard=layout.tensorboard) as writer:
+        yield writer.write
 
 
 def _save(layout: IterationLayout, state: TrainState, step: int, pending: PendingSave | None) -> PendingSave:
     """Begins to save; the former save is waited for, and only then are older states removed."""
     if pending:
         pending.wait()
-        older = [layout.train_step(n) for n in layout.train_steps() if layout.train_step(n) != pending.path]
-        prune(older, [pending.path])
+        if is_first():
+            prune([layout.train_step(n) for n in layout.train_steps()], [pending.path])
     return start_save(layout.train_step(step), state, iteration=layout.index, facts={"step": step})
 
 

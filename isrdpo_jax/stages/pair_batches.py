@@ -15,8 +15,9 @@ from isrdpo_jax.data.packing import PairTokens, bucket, pack_pairs
 from isrdpo_jax.programs.dpo_step import PairBatch
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.schema import DpoConfig
-from isrdpo_jax.sharding import batch_sharding, check_batch
+from isrdpo_jax.sharding import check_batch
 from isrdpo_jax.stages.engine import Policy, encode_frames
+from isrdpo_jax.stages.shares import put_batch, share_of
 
 Row = dict[str, Any]
 
@@ -27,7 +28,7 @@ class PairSet:
 
     pairs: Sequence[Row]
     tokens: Sequence[PairTokens]
-    width: int
+    turn_length: int
     response_length: int
 
     @staticmethod
@@ -38,9 +39,10 @@ class PairSet:
             PairTokens(tuple(turn), tuple(pair["chosen_tokens"]), tuple(pair["rejected_tokens"]))
             for turn, pair in zip(turns, pairs, strict=True)
         ]
+        turn = max(len(one.turn) for one in tokens)
         longest = max(max(len(one.chosen), len(one.rejected)) for one in tokens)
-        policy.check_fits(policy.prefix_length, max(len(one.turn) for one in tokens) + longest, "prompt and response")
-        return PairSet(pairs, tokens, bucket(max(one.width for one in tokens)), bucket(longest, 16))
+        policy.check_fits(policy.prefix_length, turn + longest, "prompt and response")
+        return PairSet(pairs, tokens, bucket(turn, 16), bucket(longest, 16))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -79,13 +81,17 @@ def place(
     steps = dpo.accumulation_steps
     size = dpo.batch_size // steps
     check_batch(policy.mesh, size, "dpo.batch_size / dpo.accumulation_steps")
+    rows_here = share_of(policy.mesh, size).rows
+    here = (size * np.arange(steps)[:, None] + rows_here).ravel()  # the places that this process fills
+    indices = indices[here]
     frames = [source[index_of[pairs.pairs[i]["video"]]].frames for i in indices]
-    features = jnp.stack([encode_frames(policy, frames[k * size : (k + 1) * size]) for k in range(steps)])
+    own = len(rows_here)
+    features = jnp.stack([encode_frames(policy, frames[k * own : (k + 1) * own]) for k in range(steps)])
     prefix = policy.prefix_length
-    rows, mask = pack_pairs([pairs.tokens[i] for i in indices], prefix, pairs.width, pairs.response_length)
-    host = (PackedRows(*rows), mask, reference[indices], weights)
-    split = jax.tree.map(lambda x: x.reshape(steps, size, *x.shape[1:]), host)
-    return PairBatch(features, *jax.device_put(split, batch_sharding(policy.mesh, axis=1)))
+    rows, mask = pack_pairs([pairs.tokens[i] for i in indices], prefix, pairs.turn_length, pairs.response_length)
+    host = (PackedRows(*rows), mask, reference[indices], weights[here])
+    split = jax.tree.map(lambda x: x.reshape(steps, own, *x.shape[1:]), host)
+    return PairBatch(features, *jax.tree.map(lambda x: put_batch(policy.mesh, x, axis=1), split))
 
 
 def micro_batches(batch: PairBatch) -> Iterator[PairBatch]:

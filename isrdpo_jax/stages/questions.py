@@ -95,7 +95,7 @@ def score_response(
     prefix_length = len(policy.prefix_ids) + features.shape[1]
     policy.check_fits(prefix_length, len(turn) + len(tokens), "prompt and response")
     pair = PairTokens(tuple(turn), tokens, tokens[-1:])  # scored like a pair; the other side is a bare EOS
-    rows, mask = pack_pairs([pair], prefix_length, bucket(pair.width), bucket(len(tokens), 16))
+    rows, mask = pack_pairs([pair], prefix_length, bucket(len(turn), 16), bucket(len(tokens), 16))
     batch = PairBatch(features, PackedRows(*rows), mask, np.zeros((1, 2), np.float32), np.ones(1, np.float32))
     ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
     scored = np.asarray(response_logprobs(policy.params, ids, batch, config=policy.config))[0, 0, : len(tokens)]

@@ -18,10 +18,13 @@ from isrdpo_jax.programs.dpo_step import pair_logprobs
 from isrdpo_jax.runs.atomic import read_jsonl, write_jsonl
 from isrdpo_jax.runs.layout import IterationLayout
 from isrdpo_jax.runs.manifest import hash_json
+from isrdpo_jax.runs.processes import first_says, meet
 from isrdpo_jax.schema import DpoConfig
-from isrdpo_jax.sharding import replicated
+from isrdpo_jax.stages.adapters import with_adapters
 from isrdpo_jax.stages.engine import Policy
 from isrdpo_jax.stages.pair_batches import PairSet, micro_batches, place, updates
+from isrdpo_jax.stages.parts import discard_unfinished, finished, wait_for_all
+from isrdpo_jax.stages.shares import fetch, put_whole, share_of
 
 
 def identity(policy_digest: str, policy: Policy, pairs: PairSet, dpo: DpoConfig) -> dict[str, str]:
@@ -46,28 +49,54 @@ def score_pairs(
     *,
     after_part: Callable[[], None],
 ) -> None:
-    """Writes one part per update's worth of pairs; parts that are there already are kept."""
+    """Writes one part per process and update's worth of pairs; what is there already is kept."""
+    policy = with_adapters(policy, dpo.lora, seed=0)  # the step's own forward: adapters that change nothing
     index_of = {video: i for i, video in enumerate(source.ids)}
-    prefix_ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
+    prefix_ids = put_whole(policy.mesh, np.asarray(policy.prefix_ids, np.int32))
     zeros = np.zeros((len(pairs), 2), np.float32)
+    steps, size = dpo.accumulation_steps, dpo.batch_size // dpo.accumulation_steps
+    share = share_of(policy.mesh, size)
+    written = (size * np.arange(steps)[:, None] + share.rows[share.writes]).ravel()
+    done = first_says(lambda: begin_parts(layout, pairs, order, dpo))
     for number, (indices, weights) in enumerate(updates(order, dpo)):
-        part = layout.part("reference", jax.process_index(), number)
-        if part.is_file():
-            after_part()
-            continue
-        batch = place(policy, source, index_of, pairs, indices, weights, zeros, dpo)
-        scored = np.concatenate(
-            [
-                np.asarray(pair_logprobs(policy.params, prefix_ids, micro, config=policy.config, dpo=dpo))
-                for micro in micro_batches(batch)
-            ]
-        )
-        real = [(i, row) for i, row, weight in zip(indices, scored, weights, strict=True) if weight]
-        write_jsonl(
-            part,
-            [{"id": pairs.pairs[i]["id"], "chosen": float(row[0]), "rejected": float(row[1])} for i, row in real],
-        )
+        if not done[number]:
+            batch = place(policy, source, index_of, pairs, indices, weights, zeros, dpo)
+            scored = np.concatenate(
+                [
+                    fetch(pair_logprobs(policy.params, prefix_ids, micro, config=policy.config, dpo=dpo))
+                    for micro in micro_batches(batch)
+                ]
+            )
+            write_jsonl(
+                layout.part("reference", jax.process_index(), number),
+                [
+                    {
+                        "id": pairs.pairs[indices[k]]["id"],
+                        "chosen": float(scored[k, 0]),
+                        "rejected": float(scored[k, 1]),
+                    }
+                    for k in written
+                    if weights[k]
+                ],
+            )
         after_part()
+    meet()
+    first_says(lambda: wait_for_all(lambda: parts_done(layout, pairs, order, dpo), layout.reference))
+
+
+def begin_parts(layout: IterationLayout, pairs: PairSet, order: np.ndarray, dpo: DpoConfig) -> list[bool]:
+    """Which parts are done, after what is left of the others has been removed."""
+    done = parts_done(layout, pairs, order, dpo)
+    discard_unfinished(layout, ["reference"], done)
+    return done
+
+
+def parts_done(layout: IterationLayout, pairs: PairSet, order: np.ndarray, dpo: DpoConfig) -> list[bool]:
+    """Whether all pairs of each update have been scored."""
+    wanted = [
+        [pairs.pairs[i]["id"] for i, weight in zip(*update, strict=True) if weight] for update in updates(order, dpo)
+    ]
+    return finished(layout, "reference", "id", wanted)
 
 
 def load_reference(

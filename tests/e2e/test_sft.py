@@ -129,3 +129,9 @@ def test_a_flipped_byte_is_refused(trained: Path, lab: Lab, tmp_path: Path, isrd
 def test_without_a_model_or_phases_it_says_what_is_missing(config: Path, isrdpo, missing: str):
     refused = isrdpo("sft", config, "run.name=none", missing)
     assert refused.code == 2 and "needs a `model` section and at least one entry of `sft.phases`" in refused.err
+
+
+def test_an_image_tower_that_nothing_would_train_is_refused(config: Path, isrdpo):
+    tower = "{num_frames: 1, temporal_attention: false, hidden_size: 16, num_heads: 2}"
+    refused = isrdpo("sft", config, "run.name=none", f"model.image={tower}")
+    assert refused.code == 2 and "an image tower would stay random" in refused.err

@@ -11,7 +11,6 @@ import pytest
 from tiny import PREFIX_IDS, PREFIX_LENGTH, TINY, random_features
 
 from isrdpo_jax.models.video_llava import build
-from isrdpo_jax.ops.attention import packed_mask
 from isrdpo_jax.ops.sampling import record_keys
 from isrdpo_jax.programs.generate import generate, read_prompts
 from isrdpo_jax.programs.prefill import prefill
@@ -40,7 +39,7 @@ def full_logits(params, ids):
     x = jnp.concatenate([x, model.llama.embed(ids.reshape(-1, n), x.dtype)], axis=1)
     b, total = x.shape[:2]
     positions = jnp.broadcast_to(jnp.arange(total), (b, total))
-    hidden = model.llama(x, positions, packed_mask(jnp.zeros((b, total), jnp.int32)))
+    hidden = model.llama(x, positions, jnp.zeros((b, total), jnp.int32))
     return model.llama.logits(hidden[:, PREFIX_LENGTH:]).reshape(videos, rows, n, -1)
 
 

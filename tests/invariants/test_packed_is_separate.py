@@ -10,7 +10,6 @@ from tiny import (
     PREFIX_IDS,
     PREFIX_LENGTH,
     TINY,
-    WIDTH,
     assert_trees_close,
     pair_batch,
     random_features,
@@ -26,6 +25,7 @@ from isrdpo_jax.schema import DpoConfig
 
 PAIRS = random_pairs(3)
 FEATURES = random_features(3)
+WIDTH = 24  # of rows of segments
 REFERENCE = np.random.default_rng(1).normal(-20, 2, (3, 2)).astype(np.float32)
 DPO = DpoConfig(batch_size=3, sft_weight=0.5)
 

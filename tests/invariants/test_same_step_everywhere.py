@@ -1,20 +1,26 @@
-"""The same stored pairs give the same update, however they are split and wherever they are."""
+"""The same stored pairs give the same update, however they are split and wherever they are, by any attention."""
 
 from __future__ import annotations
 
 import jax
 import numpy as np
 import pytest
-from tiny import assert_trees_close
+from tiny import TINY, assert_trees_close
 from training import DPO, ONE_DEVICE, Layout, first_moment, stored_reference
 
 from isrdpo_jax.schema import MeshConfig
 
+MIXED = MeshConfig(data=2, fsdp=2, tensor=2)
+SPLASH = TINY.model_copy(update={"attention": "splash"})
 LAYOUTS = {
     "8 micro-batches of 1": (ONE_DEVICE, 8),
     "fsdp=8": (MeshConfig(data=1, fsdp=8, tensor=1), 1),
-    "data=2 fsdp=2 tensor=2": (MeshConfig(data=2, fsdp=2, tensor=2), 2),
+    "data=2 fsdp=2 tensor=2": (MIXED, 2),
+    "splash": (ONE_DEVICE, 1, SPLASH),
+    "splash, data=2 fsdp=2 tensor=2": (MIXED, 2, SPLASH),
+    "dots rematerialised, data=2 fsdp=2 tensor=2": (MIXED, 2, TINY.model_copy(update={"remat": "dots"})),
 }
+pytestmark = pytest.mark.usefixtures("interpreted_splash")
 
 
 @pytest.fixture(scope="module", params=LAYOUTS.values(), ids=LAYOUTS.keys())

@@ -29,7 +29,7 @@ def value_and_gradient(params, *, config):
     return jax.value_and_grad(total, has_aux=True)(params)
 
 
-@pytest.mark.parametrize("change", [{"unroll_layers": True}, {"remat": True}], ids=["unrolled", "rematerialised"])
+@pytest.mark.parametrize("change", [{"unroll_layers": True}, {"remat": "dots"}, {"remat": "full"}])
 def test_values_and_gradients_are_those_of_the_plain_scan(tiny_params, change: dict):
     (_, each), grads = value_and_gradient(tiny_params, config=TINY)
     (_, other), other_grads = value_and_gradient(tiny_params, config=TINY.model_copy(update=change))

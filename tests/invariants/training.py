@@ -11,7 +11,7 @@ from tiny import PREFIX_IDS, TINY, pair_batch, random_features, random_pairs
 from isrdpo_jax.models.video_llava import Params, abstract_params, logical_axes
 from isrdpo_jax.programs.dpo_step import PairBatch, dpo_step, pair_logprobs
 from isrdpo_jax.programs.update import TrainState, adamw, create_state
-from isrdpo_jax.schema import DpoConfig, MeshConfig
+from isrdpo_jax.schema import DpoConfig, MeshConfig, ModelConfig
 from isrdpo_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
 
 DPO = DpoConfig(beta=0.1, batch_size=8)
@@ -30,10 +30,10 @@ def stored_reference(seed: int = 1) -> np.ndarray:
 class Layout:
     """Parameters, state and batches placed on a mesh."""
 
-    def __init__(self, params: Params, sizes: MeshConfig, micro_batches: int):
+    def __init__(self, params: Params, sizes: MeshConfig, micro_batches: int, config: ModelConfig = TINY):
         devices = jax.devices()[: abs(sizes.data * sizes.fsdp * sizes.tensor)]
         self.mesh = make_mesh(sizes, devices)
-        self.micro_batches = micro_batches
+        self.micro_batches, self.config = micro_batches, config
         self.params = jax.device_put(params, parameter_shardings(self.mesh, logical_axes(TINY), abstract_params(TINY)))
         self.prefix_ids = jax.device_put(PREFIX_IDS, replicated(self.mesh))
         self.frozen = {name: value for name, value in self.params.items() if name != "llama"}
@@ -51,11 +51,20 @@ class Layout:
     def score(self, batches: PairBatch) -> np.ndarray:
         """The reference pass: float32[8, 2]."""
         micro = (jax.tree.map(lambda x, k=k: x[k], batches) for k in range(self.micro_batches))
-        return np.concatenate([pair_logprobs(self.params, self.prefix_ids, one, config=TINY, dpo=DPO) for one in micro])
+        return np.concatenate(
+            [pair_logprobs(self.params, self.prefix_ids, one, config=self.config, dpo=DPO) for one in micro]
+        )
 
     def step(self, state: TrainState, batches: PairBatch) -> tuple[TrainState, dict[str, float]]:
         state, metrics = dpo_step(
-            state, self.frozen, self.prefix_ids, batches, LEARNING_RATE, config=TINY, dpo=DPO, optimizer=OPTIMIZER
+            state,
+            self.frozen,
+            self.prefix_ids,
+            batches,
+            LEARNING_RATE,
+            config=self.config,
+            dpo=DPO,
+            optimizer=OPTIMIZER,
         )
         return state, {name: float(value) for name, value in metrics.items()}
 

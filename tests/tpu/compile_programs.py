@@ -8,6 +8,7 @@ Needs libtpu and the environment of `test_compile.py`; allocates no parameter an
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -42,10 +43,12 @@ MODEL = ModelConfig(
         vocab_size=4096, hidden_size=1024, intermediate_size=2816, num_layers=4, num_heads=8, num_kv_heads=4
     ),
     compute_dtype="bfloat16",
-    remat=True,
+    remat="full",
+    attention="splash",
 )
 DPO = DpoConfig(batch_size=32, accumulation_steps=2, clip_norm=1.0)
 PREFIX_TOKENS, TURN_TOKENS, RESPONSE_TOKENS, SAMPLES = 32, 64, 96, 2
+GATHER = re.compile(r" = \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(.*while/body/while/body")
 COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
@@ -64,7 +67,7 @@ def pair_rows(count: int) -> tuple[PackedRows, np.ndarray]:
     """Packed pairs as training packs them."""
     pairs = [PairTokens((1,), (2,), (2,))] * count
     prefix = PREFIX_TOKENS + MODEL.vision.tokens_per_video
-    rows, mask = pack_pairs(pairs, prefix, TURN_TOKENS + 2 * RESPONSE_TOKENS, RESPONSE_TOKENS)
+    rows, mask = pack_pairs(pairs, prefix, TURN_TOKENS, RESPONSE_TOKENS)
     return PackedRows(*rows), mask
 
 
@@ -79,17 +82,15 @@ class Compiled:
         began = time.monotonic()
         lowered = program.lower(*args, **settings)
         compiled = lowered.compile()
-        memory = compiled.memory_analysis()
+        memory, text = compiled.memory_analysis(), compiled.as_text()
         self.report[name] = {
             "seconds": round(time.monotonic() - began, 1),
             "argument_bytes": memory.argument_size_in_bytes,
             "donated_bytes": memory.alias_size_in_bytes,
-            "resident_bytes": memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes
-            + memory.generated_code_size_in_bytes,
-            "collectives": Counter(COLLECTIVE.findall(compiled.as_text())),
+            "peak_bytes": memory.peak_memory_in_bytes,
+            "kernels": text.count('custom_call_target="tpu_custom_call"'),
+            "gathered_while_decoding": [math.prod(map(int, shape.split(","))) for shape in GATHER.findall(text)],
+            "collectives": Counter(COLLECTIVE.findall(text)),
         }
         return placed(lowered.out_info, compiled.output_shardings)
 
@@ -139,6 +140,7 @@ def compile_all(mesh: Mesh) -> dict[str, Any]:
         "programs": programs.report,
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         "features_split": split(features, 0),
+        "largest_activation": size * SAMPLES * MODEL.llama.hidden_size,
         "cache_split": {"batch": split(cache.k, 1), "kv_heads": split(cache.k, 3)},
     }
 

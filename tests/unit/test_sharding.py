@@ -10,8 +10,17 @@ from tiny import TINY
 
 from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.models.video_llava import abstract_params, logical_axes
-from isrdpo_jax.schema import MeshConfig
-from isrdpo_jax.sharding import batch_sharding, check_batch, make_mesh, parameter_shardings, replicated, spec
+from isrdpo_jax.schema import MeshConfig, VisionConfig
+from isrdpo_jax.sharding import (
+    batch_sharding,
+    check_batch,
+    check_heads,
+    constrain,
+    make_mesh,
+    parameter_shardings,
+    replicated,
+    spec,
+)
 
 
 def mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
@@ -62,12 +71,15 @@ def test_some_of_the_devices_can_be_named():
 def test_logical_axes_become_mesh_axes():
     assert spec(("layers", "embed", "mlp")) == PartitionSpec(None, "fsdp", "tensor")
     assert spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
+    assert spec(("batch", None, "vocab")) == PartitionSpec(("data", "fsdp"), None, "tensor")
     assert spec((None,)) == PartitionSpec(None)
 
 
 def test_two_logical_axes_on_one_mesh_axis_are_refused():
     with pytest.raises(ConfigError, match="'heads', 'mlp'"):
         spec(("heads", "mlp"))
+    with pytest.raises(ConfigError, match="'batch', None, 'embed'"):
+        spec(("batch", None, "embed"))
 
 
 def test_every_device_holds_its_share_of_every_matrix():
@@ -100,3 +112,38 @@ def test_a_batch_that_does_not_split_names_the_field_and_both_numbers():
         ConfigError, match=r"dpo\.batch_size=6 does not split over data x fsdp = 4 devices.*multiple of 4"
     ):
         check_batch(mesh(2, 2, 2), 6, "dpo.batch_size")
+
+
+def product(x, parameter):
+    """[b, n, d] @ [d, f] -> [b, n, f], laid out as an activation."""
+    return constrain(x @ parameter, ("batch", ..., "mlp"), parameter)
+
+
+def test_activations_are_split_along_their_batch_whatever_the_parameters_layout():
+    placed = jax.device_put(np.ones((8, 6)), parameter_shardings(mesh(2, 2, 2), ("embed", "mlp"), np.ones((8, 6))))
+    out = jax.jit(product)(np.ones((4, 3, 8)), placed)
+    assert out.sharding.shard_shape(out.shape) == (1, 3, 3)
+    gradient = jax.jit(jax.grad(lambda x: product(x, placed).sum()))(np.ones((4, 3, 8)))
+    np.testing.assert_array_equal(gradient, 6.0)
+
+
+@pytest.mark.parametrize("devices", [0, 1], ids=["no mesh", "one device"])
+def test_where_nothing_is_split_a_program_is_not_changed(devices: int):
+    parameter = jax.numpy.ones((8, 6))
+    if devices:
+        parameter = jax.device_put(parameter, replicated(make_mesh(MeshConfig(), jax.devices()[:1])))
+    assert "sharding_constraint" not in str(jax.make_jaxpr(product)(np.ones((4, 3, 8)), parameter))
+
+
+def test_an_activation_that_does_not_divide_is_refused_before_compiling():
+    whole = jax.device_put(np.ones((8, 6)), replicated(mesh(1, 4, 2)))
+    with pytest.raises(ConfigError, match=r"mesh\.data x fsdp=4 does not divide dimension 6 .*Sizes that do: \[1, 2\]"):
+        jax.eval_shape(product, np.ones((6, 3, 8)), whole)
+
+
+def test_tensor_must_divide_the_heads_of_every_attention():
+    check_heads(mesh(1, 4, 2), TINY)  # two key-value heads
+    with pytest.raises(ConfigError, match=r"mesh\.tensor=4 .* 2 of model\.llama\.num_kv_heads.*do: \[1, 2\]"):
+        check_heads(mesh(1, 2, 4), TINY.model_copy(update={"vision": VisionConfig()}))
+    with pytest.raises(ConfigError, match=r"mesh\.tensor=4 .* 2 of model\.vision\.num_heads"):
+        check_heads(mesh(1, 2, 4), TINY)

@@ -13,14 +13,13 @@ from written_out import erf_gelu, float64, linear, llama, rms_norm, rotate_half
 from isrdpo_jax.models.layers import RmsNorm, activation
 from isrdpo_jax.models.llama import rope_tables, rotate
 from isrdpo_jax.models.video_llava import build
-from isrdpo_jax.ops.attention import packed_mask
 
 RNG = np.random.default_rng(0)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def forward(params, x, positions, mask, *, config):
-    return build(config, params).llama(x, positions, mask)
+def forward(params, x, positions, segments, *, config):
+    return build(config, params).llama(x, positions, segments)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -31,7 +30,7 @@ def project(params, features, *, config):
 def test_the_decoder_is_what_its_description_says(tiny_params):
     x = RNG.normal(size=(2, 9, TINY.llama.hidden_size)).astype(np.float32)
     positions = np.broadcast_to(np.arange(9), (2, 9))
-    hidden = forward(tiny_params, x, positions, packed_mask(np.zeros((2, 9), np.int32)), config=TINY)
+    hidden = forward(tiny_params, x, positions, np.zeros((2, 9), np.int32), config=TINY)
     expected = [llama(one.astype(np.float64), float64(tiny_params["llama"]), TINY.llama) for one in x]
     np.testing.assert_allclose(hidden, expected, atol=2e-5)
 

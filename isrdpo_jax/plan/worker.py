@@ -1,0 +1,44 @@
+"""The process that compiles: `python -m isrdpo_jax.plan.worker`, in the environment `topologies.ABSENT_CHIPS`."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+
+from isrdpo_jax.errors import IsrdpoError
+from isrdpo_jax.plan.chips import chip_of
+from isrdpo_jax.plan.compiling import compile_program
+from isrdpo_jax.plan.jobs import Job, say
+from isrdpo_jax.plan.programs import iteration_programs
+from isrdpo_jax.plan.topologies import chip_count, describe
+from isrdpo_jax.sharding import make_mesh
+
+
+def main() -> None:
+    """Reads a job, compiles its programs one after another, and says each as it is done."""
+    job = Job.from_json(sys.stdin.read())
+    try:
+        devices = describe(job.topology)
+        chip_of(devices[0].device_kind)
+        mesh = make_mesh(job.config.mesh, devices)
+        programs = {one.name: one for one in iteration_programs(job.config, job.model, job.work, mesh)}
+    except IsrdpoError as error:
+        say({"error": str(error)})
+        return
+    facts = {
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "chips": chip_count(devices),
+        "mesh": dict(mesh.shape),
+    }
+    names = [name for name in programs if not job.names or name in job.names]
+    say({"slice": facts, "names": names})
+    for name in names:
+        compiled = compile_program(programs[name], len(devices))
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+        say({"program": dataclasses.asdict(compiled), "host_bytes": used})
+
+
+if __name__ == "__main__":
+    main()
