@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tpu demo test test-parity test-tpu-compile bench-setup lint clean
+.PHONY: help setup setup-tpu demo test test-processes test-parity test-tpu-compile bench-setup lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,9 @@ demo: setup ## five iterations of ISR-DPO, the self-rewarding baseline, and one 
 
 test: setup ## all tests that need nothing more
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q
+
+test-processes: setup ## runs of several processes: joined, killed, stopped, resumed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/multiprocess
 
 test-parity: $(VENV)/.bench ## against torch and transformers
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/parity

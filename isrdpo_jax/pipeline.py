@@ -7,7 +7,7 @@ was made from the inputs that are there now; otherwise it is done (again), reusi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from isrdpo_jax import __version__
 from isrdpo_jax.config import diff_configs, dump_yaml, evaluates, load_config, semantic_hash
-from isrdpo_jax.data.loader import open_split
+from isrdpo_jax.data.loader import Split, VideoSource, open_split
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.errors import ConfigError, DataError
 from isrdpo_jax.evaluation.answers import ask_heldout
@@ -29,27 +29,35 @@ from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, ma
 from isrdpo_jax.runs.lock import RunLock
 from isrdpo_jax.runs.manifest import Manifest, digest_of, load_verified
 from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.runs.processes import any_says, first_says, gather, in_first, is_first, meet, several
+from isrdpo_jax.runs.watchdog import Watchdog
 from isrdpo_jax.schema import Config
 from isrdpo_jax.session import Session
-from isrdpo_jax.sharding import check_batch, make_mesh
+from isrdpo_jax.sharding import check_batch, check_heads, make_mesh
 from isrdpo_jax.stages import collect as collecting
 from isrdpo_jax.stages.engine import Policy, open_policy
 from isrdpo_jax.stages.optimize import optimize, update_count
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order
 from isrdpo_jax.stages.pairs import build_pairs
+from isrdpo_jax.stages.parts import read_parts
 from isrdpo_jax.stages.reference import identity, load_reference, score_pairs
+from isrdpo_jax.stages.shares import share_of
 from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy, write_base
 
 Truths = Mapping[str, Mapping[str, Any] | None]
+Rows = list[dict[str, Any]]
+Summary = dict[str, dict[str, Any]]
 
 
 def run(config: Config, *, until: Stage | None = None, console: Console | None = None) -> RunLayout:
     """Brings the run to its end, or iteration 1 and all that is unfinished up to the stage `until`.
 
+    Several processes (`runs.processes.join`) do it together, when each of them calls this with the same config.
+
     Raises:
         IsrdpoError: with what to do; what is on disk stays usable and the same call goes on.
     """
-    console = console or Console(stderr=True)
+    console = Console(quiet=True) if not is_first() else console or Console(stderr=True)
     layout = RunLayout(Path(config.run.dir) / config.run.name)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.collect.batch_videos, "collect.batch_videos")
@@ -57,13 +65,22 @@ def run(config: Config, *, until: Stage | None = None, console: Console | None =
     check_batch(mesh, config.dpo.batch_size // config.dpo.accumulation_steps, "dpo.batch_size / dpo.accumulation_steps")
     prompts = load_prompts(config.prompts.dir)
     start = find_policy(config.start)
-    with StopSignal("the same command") as stop, RunLock(layout.lock):
-        _claim(config, layout)
+    check_heads(mesh, start.config)
+    stall_s = config.processes.stall_s if several() else None  # a single process waits for nobody
+    with (
+        StopSignal("the same command", any_says) as stop,
+        in_first(RunLock(layout.lock)),
+        Watchdog(stall_s) as watchdog,
+    ):
+        first_says(lambda: _claim(config, layout))
         frames = start.config.vision.num_frames
-        train = open_split(config, "train", num_frames=frames)
-        heldout = open_split(config, "eval", num_frames=frames) if evaluates(config) else None
-        write_text(layout.config, dump_yaml(config))  # not before: another configuration may cure data that is refused
-        session = Session(config, semantic_hash(config), layout, console, stop, prompts, train, heldout)
+        train = _open_split(config, "train", frames)
+        heldout = _open_split(config, "eval", frames) if evaluates(config) else None
+        _check_same(config=semantic_hash(config), data=train.digest, prompts=prompts.digest)
+        # Not before: another configuration may cure data that is refused.
+        first_says(lambda: write_text(layout.config, dump_yaml(config)))
+        watchdog.feed()  # not before: preparing data may take hours
+        session = Session(config, semantic_hash(config), layout, console, stop, watchdog, prompts, train, heldout)
         first = layout.iteration(0)
         _begin(session, start, mesh)
         policy = open_policy(
@@ -94,13 +111,41 @@ def _claim(config: Config, layout: RunLayout) -> None:
         sweep(one.train)
 
 
+def _open_split(config: Config, split: Split, num_frames: int) -> VideoSource:
+    """The split, on the disk of this process; where that is not process 0's, what is missing is prepared there, too."""
+    if several():
+        first_says(lambda: open_split(config, split, num_frames=num_frames).digest)
+    return open_split(config, split, num_frames=num_frames)
+
+
+def _check_same(**facts: str) -> None:
+    """Raises:
+    DataError: the processes of a run were not started alike.
+    """
+    said = gather(facts)
+    for process, one in enumerate(said):
+        if differing := [name for name in facts if one[name] != said[0][name]]:
+            raise DataError(
+                f"process {process} was started with another {' and '.join(differing)} than process 0. Start all "
+                "processes with the same command, on the same data."
+            )
+
+
 def _begin(session: Session, start: PolicyFolder, mesh: jax.sharding.Mesh) -> None:
     """Copies π_1 into the run, so that the run stands alone, and says what it is made of."""
     layout, first = session.layout, session.layout.iteration(0)
-    if not manifest_path(first.checkpoint).exists():
+    if not first_says(lambda: manifest_path(first.checkpoint).exists()):
         policy = open_policy(start, mesh, session.prompts)
-        write_base(layout.root, start.config, start.tokenizer_folder)
+        _check_same(start=policy.digest)
+        model = session.config.compute.applied_to(start.config)
+        first_says(lambda: write_base(layout.root, model, start.tokenizer_folder, start.unread))
         save_tree(first.checkpoint, policy.params, iteration=0, facts={"policy": policy.digest})
+    first_says(lambda: _record(session, first))
+
+
+def _record(session: Session, first: IterationLayout) -> None:
+    """Writes what the run is made of, which may not change."""
+    layout = session.layout
     facts = {
         "version": __version__,
         "start": session.config.start,
@@ -133,7 +178,7 @@ def _iteration(session: Session, layout: IterationLayout, policy: Policy, until:
     made = _pairs(session, layout, policy, made)
     if until == "pairs":
         return policy
-    pairs = PairSet.of(read_jsonl(layout.pairs), policy)
+    pairs = PairSet.of(first_says(lambda: read_jsonl(layout.pairs)), policy)
     reference = _reference_policy(session, layout, policy)
     made = _reference(session, layout, reference, pairs, made)
     if until == "reference":
@@ -141,39 +186,41 @@ def _iteration(session: Session, layout: IterationLayout, policy: Policy, until:
     policy = _optimize(session, layout, policy, reference.digest, pairs, made)
     if session.heldout and until != "optimize":
         _evaluate(session, layout, policy)
-    _retain(session)
+    first_says(lambda: _retain(session))
     return policy
 
 
 def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manifest:
     config, source = session.config, session.train
-    previous = _previous_descriptions(session, layout)
+    previous = first_says(lambda: _previous_descriptions(session, layout))
     inputs = {
         "policy": policy.digest,
         "data": source.digest,
         "prompts": policy.prompts.digest,
         "tokenizer": policy.tokenizer.digest,
-        "previous": _digest_of_stage(session, layout.index - 1) if layout.index > 1 else "",
+        "previous": first_says(lambda: _digest_of_stage(session, layout.index - 1)) if layout.index > 1 else "",
     }
     if done := session.done(layout, "collect", inputs):
         return done
     ranges = collecting.batch_ranges(len(source), config.collect.batch_videos)
-    places = max(len(video.questions) for video in source)
-    process = jax.process_index()
+    videos = [[source.ids[i] for i in batch] for batch in ranges]
+    share = share_of(policy.mesh, config.collect.batch_videos)
+    made = first_says(lambda: collecting.begin(layout, videos))
     with session.progress(f"{layout.index} collect", len(ranges)) as tick:
         for number, batch in enumerate(ranges):
-            if not collecting.is_done(layout, process, number):
+            if not made[number]:
                 rows = collecting.collect_batch(
                     policy,
-                    [source[i] for i in batch],
+                    collecting.own_videos(source, batch, share),
                     config,
                     iteration=layout.index,
-                    questions=places,
+                    questions=source.most_questions,
                     previous=previous,
                 )
-                collecting.write_batch(layout, process, number, rows)
+                collecting.write_batch(layout, jax.process_index(), number, rows)
             tick()
-    counts = collecting.counts(layout)
+    meet()
+    counts = first_says(lambda: collecting.finish(layout, videos))
     folders = [layout.responses, layout.descriptions, layout.judgements]
     manifest = session.seal(layout, "collect", inputs, files=folders, counts=counts, parent=policy.digest)
     session.say(f"  collect: {_listed(counts)}")
@@ -184,7 +231,7 @@ def _previous_descriptions(session: Session, layout: IterationLayout) -> dict[st
     """c_{t-1} by video id; empty in the first iteration."""
     if layout.index == 1:
         return {}
-    rows = collecting.read_parts(session.layout.iteration(layout.index - 1), "descriptions")
+    rows = read_parts(session.layout.iteration(layout.index - 1), "descriptions")
     return {row["video"]: row["text"] for row in rows}
 
 
@@ -198,8 +245,13 @@ def _pairs(session: Session, layout: IterationLayout, policy: Policy, collected:
     inputs = {"collect": digest_of(collected)}
     if done := session.done(layout, "pairs", inputs):
         return done
-    rows, counts = build_pairs(collecting.read_parts(layout, "responses"), collecting.read_parts(layout, "judgements"))
-    write_jsonl(layout.pairs, rows)
+
+    def build() -> dict[str, int]:
+        rows, counts = build_pairs(read_parts(layout, "responses"), read_parts(layout, "judgements"))
+        write_jsonl(layout.pairs, rows)
+        return counts
+
+    counts = first_says(build)
     manifest = session.seal(layout, "pairs", inputs, files=[layout.pairs], counts=counts, parent=policy.digest)
     session.say(f"  pairs: {_listed(counts)}")
     session.stop.check()
@@ -238,8 +290,9 @@ def _optimize(
     done = session.done(layout, "optimize", inputs)
     if not done:
         wanted = {**made.facts, "policy": reference_digest}
-        reference = load_reference(layout, pairs, made.facts, wanted)
-        with session.progress(f"{layout.index} optimize", update_count(len(pairs), config.dpo)) as tick:
+        reference = first_says(lambda: load_reference(layout, pairs, made.facts, wanted))
+        updates = update_count(len(pairs), config.dpo)
+        with session.progress(f"{layout.index} optimize", updates, saved=False) as tick:
             params = optimize(
                 policy,
                 session.train,
@@ -249,14 +302,12 @@ def _optimize(
                 layout,
                 starts_at_reference=reference_digest == policy.digest,
                 stop=session.stop,
-                after_update=lambda _: tick_only(tick, session),
+                after_update=lambda _: tick(),
                 say=lambda text: session.say(f"  {text}"),
             )
         digest = tree_digest(params)
         save_tree(layout.checkpoint, params, iteration=layout.index, facts={"policy": digest})
-        for step in layout.train_steps():
-            remove(layout.train_step(step))
-        rows = read_jsonl(layout.metrics)
+        rows = first_says(lambda: _end_training(layout))
         counts = {"updates": len(rows), "updates_refused": sum(not row["update_applied"] for row in rows)}
         session.seal(
             layout,
@@ -269,15 +320,16 @@ def _optimize(
         )
         session.say(f"  optimize: {_listed(counts)}, loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
         session.stop.check()
-    elif _is_collected(session, layout):
+    elif first_says(lambda: _is_collected(session, layout)):
         return replace(policy, params={}, digest=done.facts["policy"])  # nothing is left to do that needs its weights
     return open_policy(folder, policy.mesh, session.prompts, verify=config.checkpoint.verify)
 
 
-def tick_only(tick: Callable[[], None], session: Session) -> None:
-    """Advance the bar; inside training a stop request is honoured by `optimize`, behind a saved state."""
-    if not session.stop.requested:
-        tick()
+def _end_training(layout: IterationLayout) -> list[dict[str, Any]]:
+    """Removes the training states, which the policy has taken the place of; returns the metrics of all updates."""
+    for step in layout.train_steps():
+        remove(layout.train_step(step))
+    return read_jsonl(layout.metrics)
 
 
 def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None:
@@ -290,20 +342,24 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     batches = len(collecting.batch_ranges(len(source), config.evaluation.batch_videos))
     with session.progress(f"{layout.index} evaluate", batches) as tick:
         answers, descriptions = ask_heldout(policy, source, config.evaluation, config.describe, after_batch=tick)
-    samples = config.evaluation.bootstrap_samples
+    summary = first_says(lambda: _write_evaluation(session, layout, answers, descriptions))
+    session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
+    session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")
+    session.stop.check()
+
+
+def _write_evaluation(session: Session, layout: IterationLayout, answers: Rows, descriptions: Rows) -> Summary:
+    samples = session.config.evaluation.bootstrap_samples
     summary = summarise_heldout(answers, descriptions, samples)
     if layout.index > 0:
         truths: Truths = {video.id: video.truth for video in session.train}
-        responses = collecting.read_parts(layout, "responses")
-        correct = judged_correctly(responses, collecting.read_parts(layout, "judgements"), truths)
-        contexts = descriptions_right(collecting.read_parts(layout, "descriptions"), truths)
+        correct = judged_correctly(read_parts(layout, "responses"), read_parts(layout, "judgements"), truths)
+        contexts = descriptions_right(read_parts(layout, "descriptions"), truths)
         summary |= summarise_iteration(read_jsonl(layout.pairs), correct, contexts, samples)
     write_jsonl(layout.evaluation / "answers.jsonl", answers)
     write_jsonl(layout.evaluation / "descriptions.jsonl", descriptions)
     write_json(layout.evaluation / "summary.json", summary)
-    session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
-    session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")
-    session.stop.check()
+    return summary
 
 
 def _retain(session: Session) -> None:

@@ -16,6 +16,8 @@ from isrdpo_jax.errors import DataError
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout, Stage
 from isrdpo_jax.runs.manifest import Manifest, load_verified, write_manifest
 from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.runs.processes import first_says, meet
+from isrdpo_jax.runs.watchdog import Watchdog
 from isrdpo_jax.schema import Config
 
 
@@ -28,6 +30,7 @@ class Session:
     layout: RunLayout
     console: Console
     stop: StopSignal
+    watchdog: Watchdog
     prompts: Prompts
     train: VideoSource
     heldout: VideoSource | None
@@ -36,15 +39,21 @@ class Session:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
-        """A progress bar; its tick also honours a request to stop, since a unit of work has just been saved."""
+    def progress(self, title: str, total: int, *, saved: bool = True) -> Iterator[Callable[[], None]]:
+        """A progress bar, whose tick stands behind a unit of work.
+
+        Args:
+            saved: each unit is saved at its tick, which therefore honours a request to stop.
+        """
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(title, total=total)
 
             def tick() -> None:
                 bar.advance(task)
-                self.stop.check()
+                self.watchdog.feed()
+                if saved:
+                    self.stop.check()
 
             yield tick
 
@@ -55,6 +64,10 @@ class Session:
             CheckpointError: a file of the stage is not what was written.
             DataError: it was made from other inputs.
         """
+        self.watchdog.feed()
+        return first_says(lambda: self._done(layout, stage, inputs))
+
+    def _done(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
         path = layout.manifest(stage)
         if not path.exists():
             return None
@@ -68,12 +81,17 @@ class Session:
         return manifest
 
     def seal(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str], **facts: Any) -> Manifest:
-        return write_manifest(
-            layout.manifest(stage),
-            stage=stage,
-            iteration=layout.index,
-            config_hash=self.config_hash,
-            seed=self.config.run.seed,
-            inputs=inputs,
-            **facts,
+        """Writes the manifest of a stage, when all processes have written what is theirs."""
+        self.watchdog.feed()
+        meet()
+        return first_says(
+            lambda: write_manifest(
+                layout.manifest(stage),
+                stage=stage,
+                iteration=layout.index,
+                config_hash=self.config_hash,
+                seed=self.config.run.seed,
+                inputs=inputs,
+                **facts,
+            )
         )

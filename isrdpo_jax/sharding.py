@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from isrdpo_jax.errors import ConfigError
@@ -53,8 +54,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh: {named} needs a multiple of {known} devices and there are {len(devices)}. "
             f"Choose sizes whose product is {len(devices)}, or leave one axis at -1."
         )
+    # Splitting a torus axis lets fsdp=128 x tensor=2 lie on 16 x 16 chips.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     # Auto: the compiler propagates shardings. JAX's default, Explicit, refuses contractions over sharded axes.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def spec(axes: Sequence[str | None]) -> PartitionSpec:

@@ -27,7 +27,7 @@ from isrdpo_jax.runs.manifest import load_manifest
 from isrdpo_jax.runs.metrics import MetricsWriter
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.schema import Config
-from isrdpo_jax.sharding import make_mesh
+from isrdpo_jax.sharding import check_heads, make_mesh
 from isrdpo_jax.stages.engine import Policy
 from isrdpo_jax.stages.sft import initial_params, phase_batches, phase_optimizer, tokenise, train_phase
 from isrdpo_jax.weights.policy_folder import CARD, packaged_tokenizer, write_policy
@@ -42,13 +42,18 @@ def train_start_policy(config: Config, console: Console | None = None) -> Path:
         The folder: `policy/` in the run's folder.
 
     Raises:
-        ConfigError: no model, no phases, or a run of this name with other settings.
+        ConfigError: no model, one with an image tower, no phases, or a run of this name with other settings.
         StoppedError: on request, behind a saved state.
     """
     console = console or Console(stderr=True)
     if config.model is None or not config.sft.phases:
         raise ConfigError(
             "sft needs a `model` section and at least one entry of `sft.phases`; see configs/shapes_sft.yaml."
+        )
+    if config.model.image is not None:
+        raise ConfigError(
+            "model.image: supervised training shows videos only, so an image tower would stay random. Leave it out; "
+            "`isrdpo ask` then sees an image as a video that stands still."
         )
     layout = RunLayout(Path(config.run.dir) / config.run.name)
     folder = layout.root / "policy"
@@ -57,16 +62,18 @@ def train_start_policy(config: Config, console: Console | None = None) -> Path:
         if (folder / CARD).exists():
             return folder
         mesh = make_mesh(config.mesh)
+        check_heads(mesh, config.model)
+        model = config.model.on(mesh.devices.flat[0].platform)
         prompts, tokenizer_folder = load_prompts(config.prompts.dir), packaged_tokenizer(config.start)
         tokenizer = load_tokenizer(tokenizer_folder)
         if tokenizer.vocab_size > config.model.llama.vocab_size:
             raise ConfigError(f"model.llama.vocab_size is below the tokenizer's {tokenizer.vocab_size} tokens.")
         source = open_split(config, "sft", num_frames=config.model.vision.num_frames)
         heldout = open_split(config, "eval", num_frames=config.model.vision.num_frames)
-        policy = Policy(config.model, {}, tokenizer, prompts, mesh, "")
+        policy = Policy(model, {}, tokenizer, prompts, mesh, "")
         params, seconds = _train(config, policy, source, layout.iteration(0), stop, console)
         digest = tree_digest(params)
-        trained = Policy(config.model, params, tokenizer, prompts, mesh, digest)
+        trained = Policy(model, params, tokenizer, prompts, mesh, digest)
         answers, descriptions = ask_heldout(
             trained, heldout, config.evaluation, config.describe, after_batch=lambda: None
         )

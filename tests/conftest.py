@@ -1,5 +1,6 @@
 """All tests run on the CPU, with eight faked devices."""
 
+import functools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -34,3 +35,12 @@ def finished(lab):
     done = lab.isrdpo("run", lab.config, "run.name=finished")
     assert done.stdout == ""
     return Ran(lab.layout("finished"), done.stderr)
+
+
+@pytest.fixture
+def interpreted_splash(monkeypatch):
+    """Splash attention runs on the CPU."""
+    from isrdpo_jax.ops.splash import splash
+
+    kernel = functools.partial(splash.make_splash_mha_single_device, interpret=True)
+    monkeypatch.setattr(splash, "make_splash_mha_single_device", kernel)

@@ -103,18 +103,22 @@ class Lab:
     def layout(self, name: str) -> RunLayout:
         return RunLayout(self.root / "runs" / name)
 
-    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        """`isrdpo ARGUMENTS` in a process of its own, on one device; what was compiled once is not compiled again."""
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+    def environment(self) -> dict[str, str]:
+        """Of a process of its own: one CPU device, and what was compiled once is not compiled again."""
+        kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        return kept | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "COLUMNS": "200",
         }
+
+    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+        """`isrdpo ARGUMENTS` in a process of its own."""
         command = [sys.executable, "-m", "isrdpo_jax", *map(str, arguments)]
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen(command, env=environment, cwd=self.root, text=True, **piped)
+        return subprocess.Popen(command, env=self.environment(), cwd=self.root, text=True, **piped)
 
     def isrdpo(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end, which has this exit code and no traceback."""

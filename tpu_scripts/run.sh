@@ -61,6 +61,7 @@ start=(bash "$WORKER" start --sync-every "$SYNC_EVERY")
 if [[ $BUCKET ]]; then start+=(--logs "$BUCKET/logs/$NAME"); fi
 if [[ $BUCKET ]] && ((!shared && !elsewhere)); then start+=(--runs "$BUCKET/runs"); fi
 if [[ $DATA ]]; then start+=(--data "$DATA"); fi
+if ((${#addresses[@]} > 1)); then start+=(--processes auto); fi # one run of all workers, as the TPU's metadata says
 start+=("$CONFIG")
 if ((shared)); then start+=(run.dir=shared/runs); fi
 start+=("${OVERRIDES[@]}")

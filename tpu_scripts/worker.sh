@@ -71,7 +71,7 @@ setup() { # [SOURCE]
 
 # ---- start ----------------------------------------------------------------------------------------------------------
 
-LOGS='' RUNS='' DATA='' SYNC_EVERY=600 CONFIG='' OVERRIDES=()
+LOGS='' RUNS='' DATA='' SYNC_EVERY=600 PROCESSES=() CONFIG='' OVERRIDES=()
 read_words() {
   while [[ ${1-} == --* ]]; do
     case $1 in
@@ -79,6 +79,7 @@ read_words() {
       --runs) RUNS=$2 ;;
       --data) DATA=$2 ;;
       --sync-every) SYNC_EVERY=$2 ;;
+      --processes) PROCESSES=(--processes "$2") ;;
       *) fail 2 "unknown option $1" ;;
     esac
     shift 2
@@ -166,7 +167,7 @@ supervise() {
   echo "==== $(date -u +%FT%TZ) $HOSTNAME: isrdpo run $CONFIG ${OVERRIDES[*]}"
   if fetch; then
     # With the platform named, a TPU that cannot be opened is an error and not a slow run on the CPU.
-    JAX_PLATFORMS=${JAX_PLATFORMS-tpu,cpu} .venv/bin/isrdpo run "$CONFIG" "${OVERRIDES[@]}" &
+    JAX_PLATFORMS=${JAX_PLATFORMS-tpu,cpu} .venv/bin/isrdpo run "$CONFIG" "${OVERRIDES[@]}" "${PROCESSES[@]}" &
     child=$!
     SECONDS=0
     while kill -0 "$child" 2>/dev/null; do

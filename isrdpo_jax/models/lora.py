@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) beside the decoder's matrices: kernel + alpha / rank x a @ b.
 
-They live as `lora_a` and `lora_b` next to the kernel that they adapt, while a preference step trains them alone. `merge`
-then makes the decoder a plain one again: whatever samples, judges, stores or exports knows nothing of them.
+They live as `lora_a` and `lora_b` next to the kernel that they adapt, while a preference step trains them alone. Then
+`merge` makes the decoder a plain one again: whatever samples, judges, stores or exports knows nothing of them.
 """
 
 from __future__ import annotations

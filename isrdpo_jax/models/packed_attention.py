@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from isrdpo_jax.ops.attention import PADDING, attend, packed_mask
+from isrdpo_jax.ops.attention import PADDING, attend_causal, packed_mask
 from isrdpo_jax.ops.cudnn import cudnn_attend
 from isrdpo_jax.ops.splash import splash_attend
 from isrdpo_jax.schema import AttentionKind
@@ -22,10 +22,10 @@ def packed_attention(
     """A function of q [b, n, h, c], k and v [b, n, k, c] -> [b, n, h, c]; what padding gets is meaningless.
 
     Args:
-        kind: as `ModelConfig.on` decided it; undecided is dense.
+        kind: as `ModelConfig.on` decided it; undecided is `xla`.
         segments: int[b, n], see `ops.attention.packed_mask`.
         sections: columns of the prefix and of each segment behind it, where they are the same in every row. Splash
-            attention, whose mask is part of the program, needs them; without them rows are attended densely.
+            attention, whose mask is part of the program, needs them; rows without them are attended as by `xla`.
         like: a parameter, whose mesh the arrays lie on.
     """
     if kind == "splash" and sections is not None:
@@ -34,4 +34,4 @@ def packed_attention(
         padding = segments == PADDING
         return lambda q, k, v: sharded(q, k, v, padding)
     mask = packed_mask(segments)
-    return functools.partial(cudnn_attend if kind == "cudnn" else attend, mask=mask)
+    return functools.partial(cudnn_attend if kind == "cudnn" else attend_causal, mask=mask)

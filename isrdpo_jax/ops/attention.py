@@ -42,12 +42,28 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> 
     """
     b, n, h, c = q.shape
     kv_heads = k.shape[2]
-    grouped = q.reshape(b, n, kv_heads, h // kv_heads, c)
-    logits = jnp.einsum("bnkgc,bmkc->bkgnm", grouped, k, preferred_element_type=jnp.float32) * c**-0.5
+    # Heads before positions: left to choose, the compiler for CPUs multiplies along strided rows, at a third the speed.
+    grouped = q.reshape(b, n, kv_heads, h // kv_heads, c).transpose(0, 2, 3, 1, 4)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    logits = jnp.einsum("bkgnc,bkmc->bkgnm", grouped, k, preferred_element_type=jnp.float32) * c**-0.5
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, _MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgnm,bmkc->bnkgc", weights, v).reshape(b, n, h, c)
+    out = jnp.einsum("bkgnm,bkmc->bkgnc", weights, v)
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, n, h, c)
+
+
+def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, block: int = 256) -> jax.Array:
+    """`attend` where no query sees a later key: for `block` queries at a time, of the keys up to the last of them.
+
+    Half the work of the whole square, on pieces that a processor's cache holds.
+    """
+    n = q.shape[1]
+    pieces = []
+    for start in range(0, n, block):
+        end = min(start + block, n)
+        pieces.append(attend(q[:, start:end], k[:, :end], v[:, :end], mask[:, start:end, :end]))
+    return jnp.concatenate(pieces, axis=1)
 
 
 def attend_prefix(
@@ -66,11 +82,13 @@ def attend_prefix(
     """
     b, r, n, h, c = q.shape
     p, kv_heads = prefix_k.shape[1], prefix_k.shape[2]
-    grouped = q.reshape(b, r, n, kv_heads, h // kv_heads, c)
-    to_prefix = jnp.einsum("brnkgc,bpkc->brkgnp", grouped, prefix_k, preferred_element_type=jnp.float32)
-    to_own = jnp.einsum("brnkgc,brmkc->brkgnm", grouped, k, preferred_element_type=jnp.float32)
-    to_own = jnp.where(mask[:, :, None, None], to_own * c**-0.5, _MASKED)
+    grouped = q.reshape(b, r, n, kv_heads, h // kv_heads, c).transpose(0, 3, 1, 4, 2, 5)  # [b, k, r, g, n, c]
+    prefix_k, prefix_v = prefix_k.swapaxes(1, 2), prefix_v.swapaxes(1, 2)
+    k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)
+    to_prefix = jnp.einsum("bkrgnc,bkpc->bkrgnp", grouped, prefix_k, preferred_element_type=jnp.float32)
+    to_own = jnp.einsum("bkrgnc,bkrmc->bkrgnm", grouped, k, preferred_element_type=jnp.float32)
+    to_own = jnp.where(mask[:, None, :, None], to_own * c**-0.5, _MASKED)
     weights = jax.nn.softmax(jnp.concatenate([to_prefix * c**-0.5, to_own], axis=-1), axis=-1).astype(v.dtype)
-    out = jnp.einsum("brkgnp,bpkc->brnkgc", weights[..., :p], prefix_v)
-    out += jnp.einsum("brkgnm,brmkc->brnkgc", weights[..., p:], v)
-    return out.reshape(b, r, n, h, c)
+    out = jnp.einsum("bkrgnp,bkpc->bkrgnc", weights[..., :p], prefix_v)
+    out += jnp.einsum("bkrgnm,bkrmc->bkrgnc", weights[..., p:], v)
+    return out.transpose(0, 2, 4, 1, 3, 5).reshape(b, r, n, h, c)

@@ -22,7 +22,7 @@ def first_knob(compiled: Compiled, config: Config, model: ModelConfig, mesh: Mes
                 "dpo.lora={} (train adapters), or a slice with more chips: parameters and moments alone take too much"
             )
         return "a slice with more chips: parameters and caches alone take too much"
-    if compiled.name in (*TRAINING, "prefill") and model.attention == "xla":
+    if compiled.name in (*TRAINING, "prefill") and model.attention == "xla" and model.llama.head_dim % 128 == 0:
         return "compute.attention=splash (no matrix of all queries by all keys)"
     if compiled.name == "dpo_step" and model.remat != "full":
         return "compute.remat=full (keep one activation per layer)"

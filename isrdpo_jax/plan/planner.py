@@ -64,9 +64,7 @@ def subject(config: Config, topology: str, counts: Counts, price: float | None =
     return Subject(config, model, work, topology, price, tuple(notes))
 
 
-def make_plan(
-    planned: Subject, *, on_program: Callable[[Row], None] = lambda row: None, job: Job | None = None
-) -> dict[str, Any]:
+def make_plan(planned: Subject, *, on_program: Callable[[Row], None] = lambda row: None) -> dict[str, Any]:
     """Compiles every program and says what a run would take.
 
     Args:
@@ -75,7 +73,7 @@ def make_plan(
     Raises:
         ConfigError: libtpu is missing, or the mesh does not divide.
     """
-    outcome = run_job(job or planned.job, on_program=lambda one, so_far: on_program(program_row(one, planned, so_far)))
+    outcome = run_job(planned.job, on_program=lambda one, so_far: on_program(program_row(one, planned, so_far)))
     return summarise(planned, outcome)
 
 

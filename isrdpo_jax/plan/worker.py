@@ -16,16 +16,23 @@ from isrdpo_jax.sharding import make_mesh
 
 
 def main() -> None:
-    """Reads a job, compiles its programs one after another, and says each as it is done."""
-    job = Job.from_json(sys.stdin.read())
+    """Reads a job and works it off; what the user can mend goes to who started this process."""
     try:
-        devices = describe(job.topology)
-        chip_of(devices[0].device_kind)
-        mesh = make_mesh(job.config.mesh, devices)
-        programs = {one.name: one for one in iteration_programs(job.config, job.model, job.work, mesh)}
+        work_off(Job.from_json(sys.stdin.read()))
     except IsrdpoError as error:
         say({"error": str(error)})
-        return
+
+
+def work_off(job: Job) -> None:
+    """Compiles the programs of a job one after another, and says each as it is done.
+
+    Raises:
+        ConfigError: there is no such slice, or no libtpu, or the mesh does not divide.
+    """
+    devices = describe(job.topology)
+    chip_of(devices[0].device_kind)
+    mesh = make_mesh(job.config.mesh, devices)
+    programs = {one.name: one for one in iteration_programs(job.config, job.model, job.work, mesh)}
     facts = {
         "device_kind": devices[0].device_kind,
         "devices": len(devices),

@@ -13,7 +13,7 @@ from rich.text import Text
 from isrdpo_jax.config import evaluates, load_config
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.runs.atomic import read_json
-from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, manifest_path
+from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, batch_of, manifest_path
 from isrdpo_jax.runs.lock import lock_holder
 from isrdpo_jax.runs.manifest import load_manifest
 
@@ -73,7 +73,7 @@ def _iteration(layout: IterationLayout, reference: str, stages: Sequence[Stage])
         "counts": {stage: manifest.counts for stage, manifest in manifests.items() if manifest.counts},
         "kept": pairs.get("kept"),
         "dropped": {reason: count for reason, count in pairs.items() if reason != "kept"},
-        "batches": len(layout.parts("judgements")),
+        "batches": len({batch_of(part) for part in layout.parts("judgements")}),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from isrdpo_jax.errors import CheckpointError
 from isrdpo_jax.runs.atomic import free_bytes, no_space, sync, sync_tree
 from isrdpo_jax.runs.layout import manifest_path
 from isrdpo_jax.runs.manifest import VerifyMode, load_verified, write_manifest
+from isrdpo_jax.runs.processes import first_says, is_first, meet
 
 _STEP_MANIFEST = re.compile(r"(step_(\d+))\.manifest\.json")
+
+_PIECE_BYTES = 2**28  # of an array that is brought to every device at a time
 
 PyTree = Any
 
@@ -48,8 +50,7 @@ class PendingSave:
             CheckpointError: it could not be written; nothing of it counts.
         """
         self._sealed.result()
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"sealed {self.path.name}")
+        meet()
 
 
 def start_save(path: Path, tree: PyTree, *, iteration: int, facts: Mapping[str, Any] | None = None) -> PendingSave:
@@ -68,12 +69,8 @@ def start_save(path: Path, tree: PyTree, *, iteration: int, facts: Mapping[str, 
     """
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     path = path.absolute()
+    first_says(lambda: _make_room(path, needed))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            remove(path)
-        if free_bytes(path) < needed:
-            raise no_space(path, needed)
         checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree), force=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -83,14 +80,26 @@ def start_save(path: Path, tree: PyTree, *, iteration: int, facts: Mapping[str, 
         try:
             with checkpointer:
                 checkpointer.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_first():
                 sync_tree(path)
                 write_manifest(manifest_path(path), stage="checkpoint", iteration=iteration, files=[path], facts=facts)
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore reports a full disk as a ValueError
-            sweep(path.parent)
+            if is_first():
+                sweep(path.parent)
             raise save_error(path, error, needed) from error
 
     return PendingSave(path, seal)
+
+
+def _make_room(path: Path, needed: int) -> None:
+    """Removes what is at `path`, and checks that as much fits there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(path)
+        if free_bytes(path) < needed:
+            raise no_space(path, needed)
+    except OSError as error:
+        raise save_error(path, error, needed) from error
 
 
 def save_tree(path: Path, tree: PyTree, *, iteration: int, facts: Mapping[str, Any] | None = None) -> None:
@@ -113,7 +122,7 @@ def restore_tree(path: Path, abstract: PyTree | None = None, *, verify: VerifyMo
             from `abstract` (missing, extra and wrong-shaped keys named).
     """
     path = path.absolute()
-    load_verified(manifest_path(path), verify)
+    first_says(lambda: load_verified(manifest_path(path), verify))
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             saved = checkpointer.metadata(path).item_metadata.tree
@@ -211,10 +220,25 @@ def tree_digest(tree: PyTree) -> str:
     """
     digest = hashlib.sha256()
     for key, leaf in sorted(_by_key(tree).items()):
-        array = np.ascontiguousarray(leaf)
-        digest.update(digest_head(key, array.dtype, np.shape(leaf)))
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        digest.update(digest_head(key, np.dtype(leaf.dtype), np.shape(leaf)))
+        for piece in _pieces(leaf):
+            digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _pieces(leaf: Any) -> Iterator[np.ndarray]:
+    """An array's content in order: at once, or where parts of it are at other processes, so much as a device can hold
+    beside its own part."""
+    if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+        yield np.asarray(leaf)
+        return
+    count = leaf.shape[0]
+    rows = min(count, max(1, _PIECE_BYTES * count // leaf.nbytes))
+    whole = leaf.sharding.update(spec=jax.sharding.PartitionSpec())
+    slice_rows = jax.jit(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, rows), out_shardings=whole)
+    for start in range(0, count, rows):
+        first = min(start, count - rows)
+        yield np.asarray(slice_rows(leaf, first))[start - first :]
 
 
 def digest_head(key: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

@@ -22,6 +22,11 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".manifest.json")
 
 
+def batch_of(part: Path) -> int:
+    """The number of the batch whose records a part holds."""
+    return int(part.stem.rpartition("-")[2])
+
+
 @dataclass(frozen=True)
 class IterationLayout:
     """One iteration's folder. Iteration t makes π_{t+1} from π_t; iteration 0 holds the start, π_1.

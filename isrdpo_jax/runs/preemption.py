@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -21,17 +22,20 @@ class StopSignal:
 
     Args:
         command: the command that resumes, for the message.
+        any_of_all: whether something is true in any of the processes of a run (`processes.any_says`). Any of them may
+            get the signal, and all stop at the same place: where one asks, all must ask.
     """
 
-    def __init__(self, command: str = "the same command"):
+    def __init__(self, command: str = "the same command", any_of_all: Callable[[bool], bool] = bool):
         self._command = command
+        self._any = any_of_all
         self._received: signal.Signals | None = None
         self._former: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._received is not None
+        """Whether a signal has come, to this process or to one that it has joined."""
+        return self._any(self._received is not None)
 
     def check(self) -> None:
         """Call between two units of work, when the last one is saved.
@@ -39,9 +43,10 @@ class StopSignal:
         Raises:
             StoppedError: a signal has come.
         """
-        if self._received is not None:
+        if self.requested:
+            signal_name = self._received.name if self._received else "a signal to another process"
             raise StoppedError(
-                f"Stopped by {self._received.name}; all finished work is saved. Run {self._command} again to go on."
+                f"Stopped by {signal_name}; all finished work is saved. Run {self._command} again to go on."
             )
 
     def __enter__(self) -> StopSignal:

@@ -7,7 +7,7 @@ computes the same tokens. A batch is done when its three parts are on disk; the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Question, Video
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.models.kv_cache import KVCache
-from isrdpo_jax.runs.atomic import read_jsonl, write_jsonl
-from isrdpo_jax.runs.layout import IterationLayout, PartKind
+from isrdpo_jax.runs.atomic import write_jsonl
+from isrdpo_jax.runs.layout import IterationLayout
+from isrdpo_jax.runs.processes import most
 from isrdpo_jax.schema import Config, JudgeConfig
 from isrdpo_jax.stages.engine import (
     Completion,
@@ -32,6 +34,8 @@ from isrdpo_jax.stages.engine import (
     open_prefixes,
 )
 from isrdpo_jax.stages.judge import Case, Judgement, block, judge_by_letters, judge_by_text
+from isrdpo_jax.stages.parts import discard_unfinished, finished, read_parts, wait_for_all
+from isrdpo_jax.stages.shares import Share, share_of
 
 RESPONSES = 2
 VERDICT_TOKENS = 8  # a generated verdict is a letter; what does not come to the point is invalid
@@ -65,11 +69,13 @@ def collect_batch(
     """Respond, describe and judge for up to `collect.batch_videos` videos.
 
     Args:
+        videos: those that this process has (`stages.shares`); the rest of its places is empty.
         questions: places for questions per video (the data set's maximum), so that all batches have one shape.
         previous: c_{t-1} by video id; a video without one is described afresh.
     """
-    padded = [*videos, *[None] * (config.collect.batch_videos - len(videos))]
-    frames = [(video or videos[-1]).frames for video in padded]
+    share = share_of(policy.mesh, config.collect.batch_videos)
+    padded = [*videos, *[None] * (len(share.rows) - len(videos))]
+    frames = frames_of(padded, policy)
     features = encode_frames(policy, frames)
     prefixes = open_prefixes(policy, features)
     asked = [[*(video.questions if video else ()), *[None] * questions][:questions] for video in padded]
@@ -78,7 +84,8 @@ def collect_batch(
     answers = respond(policy, prefixes, asked, config, **how)
     contexts = describe(policy, prefixes, padded, config, previous=previous, **how)
     told = [context.text if context and config.judge.context != "none" else None for context in contexts]
-    seen = judged_prefixes(policy, prefixes, features, frames, len(videos), config.judge)
+    count = most(int(share.rows[len(videos) - 1]) + 1 if videos else 0)
+    seen = judged_prefixes(policy, prefixes, features, frames, count, config.judge)
     cases = [
         [
             make_case(policy, question, pair, context, config) if question and pair else None
@@ -90,19 +97,33 @@ def collect_batch(
 
     flat = [
         (video, question, pair, context, judgement)
-        for video, row, pairs, context, judged in zip(padded, asked, answers, told, judgements, strict=True)
+        for video, writes, row, pairs, context, judged in zip(
+            padded, share.writes, asked, answers, told, judgements, strict=True
+        )
         for question, pair, judgement in zip(row, pairs, judged, strict=True)
-        if video and question and pair and judgement
+        if video and writes and question and pair and judgement
     ]
     return Batch(
         [response_row(video, question, pair) for video, question, pair, _, _ in flat],
         [
             description_row(video, context, previous.get(video.id))
-            for video, context in zip(padded, contexts, strict=True)
-            if video and context
+            for video, writes, context in zip(padded, share.writes, contexts, strict=True)
+            if video and writes and context
         ],
         [judgement_row(video, question, context, judgement) for video, question, _, context, judgement in flat],
     )
+
+
+def own_videos(source: VideoSource, batch: range, share: Share) -> list[Video]:
+    """The videos of a batch that this process has."""
+    return [source[batch[row]] for row in share.rows if row < len(batch)]
+
+
+def frames_of(places: Sequence[Video | None], policy: Policy) -> list[np.ndarray]:
+    """uint8 frames [t, H, W, 3] of every place; empty ones are black."""
+    vision = policy.config.vision
+    black = np.zeros((vision.num_frames, vision.image_size, vision.image_size, 3), np.uint8)
+    return [black if video is None else video.frames for video in places]
 
 
 def respond(
@@ -174,8 +195,8 @@ def judged_prefixes(
         return open_prefixes(policy, encode_frames(policy, [np.zeros_like(one) for one in frames]))
     if count < 2:
         raise DataError("judge.video=shuffled needs at least two videos in every batch; change collect.batch_videos.")
-    order = [*np.roll(np.arange(count), -1), *range(count, len(frames))]
-    return open_prefixes(policy, features[jnp.asarray(order)])
+    order = np.array([*np.roll(np.arange(count), -1), *range(count, len(features))])
+    return open_prefixes(policy, jnp.take(features, order, axis=0))
 
 
 def make_case(
@@ -244,8 +265,26 @@ def write_batch(layout: IterationLayout, process: int, number: int, batch: Batch
     write_jsonl(layout.part("judgements", process, number), batch.judgements)
 
 
-def is_done(layout: IterationLayout, process: int, number: int) -> bool:
-    return layout.part("judgements", process, number).is_file()
+def begin(layout: IterationLayout, videos: Sequence[Collection[str]]) -> list[bool]:
+    """Which batches are done, after what is left of the others has been removed.
+
+    Args:
+        videos: the ids of each batch.
+    """
+    done = batches_done(layout, videos)
+    discard_unfinished(layout, ["judgements", "responses", "descriptions"], done)
+    return done
+
+
+def finish(layout: IterationLayout, videos: Sequence[Collection[str]]) -> dict[str, int]:
+    """The counts, when all processes have written all their parts."""
+    wait_for_all(lambda: batches_done(layout, videos), layout.judgements)
+    return counts(layout)
+
+
+def batches_done(layout: IterationLayout, videos: Sequence[Collection[str]]) -> list[bool]:
+    """Whether all videos of each batch have been judged."""
+    return finished(layout, "judgements", "video", videos)
 
 
 def counts(layout: IterationLayout) -> dict[str, int]:
@@ -261,8 +300,3 @@ def counts(layout: IterationLayout) -> dict[str, int]:
         "responses/unfinished": sum(one["finish"] == "length" for row in responses for one in row["responses"]),
         **dict(sorted(reasons.items())),
     }
-
-
-def read_parts(layout: IterationLayout, kind: PartKind) -> list[Row]:
-    """All rows of a kind, in the order of the records."""
-    return [row for part in layout.parts(kind) for row in read_jsonl(part)]

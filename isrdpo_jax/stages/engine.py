@@ -28,8 +28,9 @@ from isrdpo_jax.programs.generate import generate
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.programs.score import next_token_logprobs
 from isrdpo_jax.runs.manifest import VerifyMode
+from isrdpo_jax.runs.processes import most
 from isrdpo_jax.schema import ModelConfig
-from isrdpo_jax.sharding import batch_sharding, replicated
+from isrdpo_jax.stages.shares import fetch_own, put_batch, put_whole
 from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy, load_params
 
 Purpose = Literal["respond", "describe", "judge", "evaluate"]
@@ -89,12 +90,8 @@ def record_hash(record_id: str) -> int:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:4], "little")
 
 
-def put_batch(mesh: Mesh, array: np.ndarray) -> jax.Array:
-    return jax.device_put(array, batch_sharding(mesh))
-
-
 def encode_frames(policy: Policy, frames: Sequence[np.ndarray]) -> jax.Array:
-    """uint8 frames [t, H, W, 3] of each video -> features [b, n, d_vision]."""
+    """uint8 frames [t, H, W, 3] of each video of this process -> features [b, n, d_vision] of the batch."""
     size = policy.config.vision.image_size
     pixels = np.stack([preprocess(one, size) for one in frames])
     return encode(policy.params, put_batch(policy.mesh, pixels), config=policy.config)
@@ -102,7 +99,7 @@ def encode_frames(policy: Policy, frames: Sequence[np.ndarray]) -> jax.Array:
 
 def open_prefixes(policy: Policy, features: jax.Array) -> KVCache:
     """The KV prefix of each video, to be read by all that follows."""
-    ids = jax.device_put(np.asarray(policy.prefix_ids, np.int32), replicated(policy.mesh))
+    ids = put_whole(policy.mesh, np.asarray(policy.prefix_ids, np.int32))
     return prefill(policy.params, ids, features, config=policy.config)
 
 
@@ -118,13 +115,12 @@ def complete(
     seed: int,
     iteration: int,
 ) -> list[list[Completion | None]]:
-    """Continue the user turns turns[b][r] behind prefix b; None marks an empty place.
+    """Continue the user turns turns[b][r] of this process behind their prefixes; None marks an empty place.
 
     Args:
         ids, samples: the record and the number of the sample, from which each row's key is made.
     """
-    prompts, lengths = _encode_turns(policy, turns)
-    policy.check_fits(prefixes.length, int(lengths.max()) + decoding.max_new_tokens, "prompt and response")
+    prompts, lengths = _encode_turns(policy, turns, prefixes, decoding.max_new_tokens, "prompt and response")
     record = np.array([[record_hash(one) for one in row] for row in ids], np.uint32)
     keys = record_keys(seed, iteration, _PURPOSES[purpose], jnp.asarray(record), jnp.asarray(samples, dtype=jnp.uint32))
     eos = policy.tokenizer.eos_id
@@ -133,7 +129,7 @@ def complete(
         prefixes,
         put_batch(policy.mesh, prompts),
         put_batch(policy.mesh, lengths),
-        jax.device_put(keys, batch_sharding(policy.mesh)),
+        _put_keys(policy.mesh, keys),
         config=policy.config,
         max_new_tokens=decoding.max_new_tokens,
         eos_id=eos,
@@ -141,7 +137,7 @@ def complete(
         top_p=decoding.top_p,
         top_k=decoding.top_k,
     )
-    tokens, counts, finished = jax.device_get(out)
+    tokens, counts, finished = (fetch_own(policy.mesh, array) for array in out)
 
     def one(i: int, j: int) -> Completion | None:
         if turns[i][j] is None:
@@ -154,9 +150,8 @@ def complete(
 
 def letter_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[str | None]]) -> np.ndarray:
     """log p(A), log p(B) behind each user turn: float32[b, r, 2]; rows of None are meaningless."""
-    prompts, lengths = _encode_turns(policy, turns)
-    policy.check_fits(prefixes.length, int(lengths.max()) + 1, "judge prompt")
-    letters = jnp.asarray(policy.tokenizer.letter_ids, jnp.int32)
+    prompts, lengths = _encode_turns(policy, turns, prefixes, 1, "judge prompt")
+    letters = put_whole(policy.mesh, np.asarray(policy.tokenizer.letter_ids, np.int32))
     out = next_token_logprobs(
         policy.params,
         prefixes,
@@ -165,13 +160,23 @@ def letter_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[
         letters,
         config=policy.config,
     )
-    return np.asarray(jax.device_get(out))
+    return fetch_own(policy.mesh, out)
 
 
-def _encode_turns(policy: Policy, turns: Sequence[Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
-    """int32[b, r, m] left-aligned tokens and int32[b, r] lengths; empty places have length 0."""
+def _encode_turns(
+    policy: Policy, turns: Sequence[Sequence[str | None]], prefixes: KVCache, room: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """int32[b, r, m] left-aligned tokens and int32[b, r] lengths; empty places have length 0.
+
+    All processes give their arrays the width of the longest turn of any.
+
+    Raises:
+        DataError: that turn, and `room` tokens more, exceed the context window behind the prefix.
+    """
     encoded = [[[] if turn is None else policy.tokenizer.encode_turn(turn) for turn in row] for row in turns]
-    width = bucket(max(len(ids) for row in encoded for ids in row))
+    longest = most(max(len(ids) for row in encoded for ids in row))
+    policy.check_fits(prefixes.length, longest + room, what)
+    width = bucket(longest)
     prompts = np.zeros((len(encoded), len(encoded[0]), width), np.int32)
     for i, row in enumerate(encoded):
         for j, ids in enumerate(row):
@@ -179,8 +184,13 @@ def _encode_turns(policy: Policy, turns: Sequence[Sequence[str | None]]) -> tupl
     return prompts, np.array([[len(ids) for ids in row] for row in encoded], np.int32)
 
 
+def _put_keys(mesh: Mesh, keys: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(put_batch(mesh, jax.random.key_data(keys)))
+
+
 def open_policy(name: str | PolicyFolder, mesh: Mesh, prompts: Prompts, *, verify: VerifyMode = "always") -> Policy:
     """The policy that a user names (see `weights.policy_folder`), on the mesh."""
     folder = find_policy(name) if isinstance(name, str) else name
     params, digest = load_params(folder, mesh, verify=verify)
-    return Policy(folder.config, params, load_tokenizer(folder.tokenizer_folder), prompts, mesh, digest)
+    model = folder.config.on(mesh.devices.flat[0].platform)
+    return Policy(model, params, load_tokenizer(folder.tokenizer_folder), prompts, mesh, digest)

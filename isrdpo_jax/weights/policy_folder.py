@@ -93,7 +93,7 @@ def find_policy(name: str) -> PolicyFolder:
     path = Path(name)
     if (path / TENSORS).is_file():
         return PolicyFolder(path, path / TENSORS)
-    if manifest_path(path / CHECKPOINT).is_file():
+    if (path / MODEL).is_file() and manifest_path(path / CHECKPOINT).is_file():
         return PolicyFolder(path, path / CHECKPOINT)
     run = RunLayout(path)
     if run.run_json.is_file():

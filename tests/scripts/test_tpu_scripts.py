@@ -315,7 +315,8 @@ def test_a_run_of_several_workers_needs_a_place_that_all_of_them_see(cloud):
     until(lambda: cloud.state(0) == cloud.state(1) == "exited 0")
     assert (cloud.root / "cloud" / "shared" / "runs" / "x").is_dir()
     assert not cloud.bucket("box/runs").exists(), "what is on the shared file system is not copied"
-    assert len(list(cloud.bucket("box/logs/pod").iterdir())) == 2
+    logs = [log.read_text() for log in cloud.bucket("box/logs/pod").iterdir()]
+    assert len(logs) == 2 and all('"--processes", "auto"' in log for log in logs), "they join into one run"
 
 
 def test_run_says_which_way_out_when_a_worker_was_not_reached(cloud):

@@ -26,13 +26,16 @@ ABSENT_CHIPS = {
 }
 
 
-@pytest.fixture(scope="module")
-def reports() -> list[dict]:
-    script = Path(__file__).with_name("compile_programs.py")
-    command = [sys.executable, str(script), TOPOLOGY, *map(json.dumps, MESHES)]
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
     done = subprocess.run(command, env={**os.environ, **ABSENT_CHIPS}, capture_output=True, text=True)
     assert done.returncode == 0, f"`make test-tpu-compile` installs what this needs.\n{done.stderr[-4000:]}"
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reports() -> list[dict]:
+    return json.loads(run("compile_programs.py", TOPOLOGY, *map(json.dumps, MESHES)))
 
 
 @pytest.fixture(params=range(len(MESHES)), ids=[" ".join(f"{k}={v}" for k, v in mesh.items()) for mesh in MESHES])
@@ -84,3 +87,9 @@ def test_decoding_moves_activations_and_leaves_parameters_where_they_are(case):
     _, report = case
     gathered = report["programs"]["generate"]["gathered_while_decoding"]
     assert max(gathered) <= report["largest_activation"], gathered
+
+
+@pytest.mark.parametrize(("topology", "fsdp"), [("v5e:4x8", 16), ("v5p:2x2x4", 8), ("v6e:16x16", 128)])
+def test_a_mesh_lies_on_slices_of_any_shape(topology: str, fsdp: int):
+    """fsdp x 2 chips: on 16 x 16 chips, an axis of the torus is split."""
+    assert run("lay_mesh.py", topology, json.dumps({"fsdp": fsdp, "tensor": 2})).split() == ["1", str(fsdp), "2"]

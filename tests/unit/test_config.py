@@ -141,8 +141,13 @@ def test_an_unknown_key_inside_a_list_has_its_full_path_and_line(write):
 
 def test_all_problems_of_a_load_are_told_at_once(write):
     message = refusal(write("dpo:\n  beta: 0\n  betta: 1\n  epochs: 1\n  epochs: 2\n"), "run.seed=-1", "nonsense")
-    for part in ("dpo.beta (x.yaml:2)", "dpo.betta (x.yaml:3)", "epochs (x.yaml:5) was given before, at x.yaml:4",
-                 "run.seed (override)", "'nonsense' is not of the form key=value"):
+    for part in (
+        "dpo.beta (x.yaml:2)",
+        "dpo.betta (x.yaml:3)",
+        "epochs (x.yaml:5) was given before, at x.yaml:4",
+        "run.seed (override)",
+        "'nonsense' is not of the form key=value",
+    ):
         assert part in message
     assert "(5) " in message and "(6) " not in message
 
@@ -236,10 +241,20 @@ def test_two_files_may_include_the_same_third(write):
 
 def test_overrides_win_in_order_and_reach_everywhere(write):
     path = write("sft:\n  phases:\n    - {steps: 1, learning_rate: 1e-3, batch_videos: 2, mixture: {describe: 1}}\n")
-    config = load_config(path, [
-        "dpo.beta=0.2", "dpo.beta=0.3", "run.name=a-b", "mesh={fsdp: 2, tensor: 4}", "mesh.tensor=8",
-        "sft.phases.0.steps=10", "sft.phases.0.mixture.judge=0.5", "model.llama.num_layers=2", "start=runs/a=b",
-    ]).config
+    config = load_config(
+        path,
+        [
+            "dpo.beta=0.2",
+            "dpo.beta=0.3",
+            "run.name=a-b",
+            "mesh={fsdp: 2, tensor: 4}",
+            "mesh.tensor=8",
+            "sft.phases.0.steps=10",
+            "sft.phases.0.mixture.judge=0.5",
+            "model.llama.num_layers=2",
+            "start=runs/a=b",
+        ],
+    ).config
     assert config.dpo.beta == 0.3
     assert config.run.name == "a-b"
     assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == (1, 2, 8)

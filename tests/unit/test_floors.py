@@ -89,8 +89,10 @@ def axis_names(tree: ast.Module) -> list[str]:
     return [
         f"{node.value!r} in line {node.lineno}"
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and node not in prose
-        and isinstance(node.value, str) and node.value in MESH_AXES
+        if isinstance(node, ast.Constant)
+        and node not in prose
+        and isinstance(node.value, str)
+        and node.value in MESH_AXES
     ]
 
 

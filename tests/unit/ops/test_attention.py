@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from isrdpo_jax.ops.attention import PADDING, PREFIX, attend, attend_prefix, packed_mask
+from isrdpo_jax.ops.attention import PADDING, PREFIX, attend, attend_causal, attend_prefix, packed_mask
 
 RNG = np.random.default_rng(0)
 
@@ -57,6 +59,23 @@ def test_attend_is_softmax_attention_with_grouped_queries():
 def test_a_query_that_sees_nothing_gives_no_nan():
     q, k, v = normal(1, 2, 2, 4), normal(1, 3, 2, 4), normal(1, 3, 2, 4)
     assert np.isfinite(attend(q, k, v, jnp.zeros((1, 2, 3), bool))).all()
+
+
+@pytest.mark.parametrize("block", [1, 5, 17, 100])
+def test_causal_blocks_are_the_whole_square(block: int):
+    """Values and gradients, under the mask of packed rows."""
+    segments = jnp.array([[0] * 9 + [1] * 4 + [2] * 4, [0] * 8 + [PADDING] + [1] * 3 + [2] * 3 + [PADDING] * 2])
+    mask = packed_mask(segments)
+    q, k, v, weights = normal(2, 17, 4, 8), normal(2, 17, 2, 8), normal(2, 17, 2, 8), normal(2, 17, 4, 8)
+
+    def run(attention):
+        return jax.value_and_grad(lambda q, k, v: (attention(q, k, v) * weights).sum(), (0, 1, 2))(q, k, v)
+
+    out, gradients = run(lambda q, k, v: attend_causal(q, k, v, mask, block))
+    expected, expected_gradients = run(lambda q, k, v: attend(q, k, v, mask))
+    np.testing.assert_allclose(out, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
 def test_attend_prefix_is_attend_over_prefix_and_own_keys():

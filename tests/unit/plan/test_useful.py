@@ -7,6 +7,7 @@ import pytest
 from tiny import TINY
 
 from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.models.video_llava import abstract_params
 from isrdpo_jax.plan.hlo_cost import count
 from isrdpo_jax.plan.programs import iteration_programs
 from isrdpo_jax.plan.useful import UsefulFlops
@@ -114,3 +115,18 @@ def test_adapters_need_less_memory_and_every_program_lowers_with_them(work):
     whole, adapters = step(None), step(LoraConfig(rank=2))
     assert adapters.live_bytes < whole.live_bytes
     assert adapters.lower().as_text() != whole.lower().as_text()
+
+
+def test_a_step_starts_beside_the_policy_that_it_trains_a_copy_of(work):
+    """State: parameters and two moments. Held besides: the parameters again, and π_1 where that is the reference."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.devices()[:1])
+
+    def live(reference: str) -> int:
+        config = CONFIG.model_copy(update={"dpo": CONFIG.dpo.model_copy(update={"reference": reference})})
+        return iteration_programs(config, MODEL, work, mesh)[-1].live_bytes
+
+    whole = abstract_params(MODEL)
+    size, decoder = (sum(4 * x.size for x in jax.tree.leaves(tree)) for tree in (whole, whole["llama"]))
+    batch = live("previous") - size - 3 * decoder
+    assert 0 < batch < size
+    assert live("initial") == live("previous") + size
