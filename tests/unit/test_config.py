@@ -426,7 +426,7 @@ def test_compute_settings_change_the_model_of_a_run_only_where_they_are_given():
     [
         ("tpu", 4096, "bfloat16", "splash"),
         ("tpu", 1024, "bfloat16", "xla"),
-        ("gpu", 4096, "bfloat16", "cudnn"),
+        ("gpu", 4096, "bfloat16", "xla"),
         ("gpu", 4096, "float32", "xla"),
         ("cpu", 4096, "bfloat16", "xla"),
     ],
