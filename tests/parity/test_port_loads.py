@@ -17,6 +17,7 @@ from tiny_policy import with_words
 
 from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.models.video_llava import build
+from isrdpo_jax.ops.attention import PREFIX
 from isrdpo_jax.weights.export_hf import export_folder
 from isrdpo_jax.weights.policy_folder import find_policy, packaged_tokenizer, write_policy
 
@@ -32,8 +33,8 @@ def logits_of(params, before, pixels, after, *, config):
     x = model.embed_prefix(before, model.encode(pixels))
     x = jnp.concatenate([x, model.llama.embed(after, x.dtype)[None]], axis=1)
     n = x.shape[1]
-    causal = jnp.tril(jnp.ones((1, n, n), bool))
-    return model.llama.logits(model.llama(x, jnp.arange(n)[None], causal))[0]
+    segments = jnp.full((1, n), PREFIX)  # one text, seen causally
+    return model.llama.logits(model.llama(x, jnp.arange(n)[None], segments))[0]
 
 
 def test_transformers_loads_the_port_and_computes_the_same(tmp_path):
