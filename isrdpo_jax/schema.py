@@ -20,6 +20,11 @@ AttentionKind = Literal["auto", "xla", "splash", "cudnn"]
 Remat = Literal["none", "dots", "full"]
 
 
+# CLIP's channel statistics, RGB, of pixels in [0, 1] (arXiv 2103.00020): what every tower here was trained with.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
 class Section(BaseModel):
     """Base of every section: strict types, no unknown keys, immutable, finite numbers."""
 

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-# CLIP's channel statistics, RGB.
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+from isrdpo_jax.schema import PIXEL_MEAN, PIXEL_STD
+
+MEAN, STD = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
 
 
 def preprocess(frames: np.ndarray, image_size: int) -> np.ndarray:

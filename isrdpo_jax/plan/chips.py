@@ -2,7 +2,7 @@
 
 Sources: the system architecture pages of Cloud TPU (docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x), read in
 2026, whose interconnect bandwidth counts both directions (what a chip can receive is half of it); Google's announcement
-of Ironwood for the memory bandwidth of tpu7x.
+of Ironwood for the memory bandwidth of tpu7x, which was not looked up again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ CHIPS = {  # by `jax.Device.device_kind`
 
 PRICES_AS_OF = "2025-02"
 PRICES = {"v5e": 1.20, "v5p": 4.20, "v6e": 2.70}
-"""US dollars per chip and hour, on demand, in the cheapest US region (cloud.google.com/tpu/pricing)."""
+"""US dollars per chip and hour, on demand, in the cheapest US region (cloud.google.com/tpu/pricing); the one of v6e was
+not looked up again. `--price` sets what you pay."""
 
 
 def chip_of(device_kind: str) -> Chip:

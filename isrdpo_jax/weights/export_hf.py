@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from isrdpo_jax.errors import CheckpointError, ConfigError
 from isrdpo_jax.models.video_llava import abstract_params
 from isrdpo_jax.runs.atomic import free_bytes, no_space, sync, sync_tree
 from isrdpo_jax.runs.streamed import open_leaves
-from isrdpo_jax.schema import ModelConfig
+from isrdpo_jax.schema import PIXEL_MEAN, PIXEL_STD, ModelConfig
 from isrdpo_jax.weights.hf_config import write_config
 from isrdpo_jax.weights.hf_folder import INDEX
 from isrdpo_jax.weights.layouts import Layout, Published, published_tensors, unread_tensors
@@ -26,8 +27,6 @@ from isrdpo_jax.weights.tensors import by_name, read_tensors, save_arrays
 ExportLayout = Literal["original", "hub"]
 Dtype = Literal["bfloat16", "float32"]
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SHARD_BYTES = 2_000_000_000  # a shard is put together in memory
 _PAD_VOCABULARY = 64  # the port's tables end at a multiple of it
 _CONTROL = ("bos", "eos", "pad")
@@ -209,6 +208,7 @@ def _write_port_tokenizer(source: Path, out: Path) -> dict[str, int]:
 
 
 def _load_tokenizer(folder: Path):
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
     from transformers import AutoTokenizer  # takes a second to import
 
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -231,8 +231,8 @@ def _write_processor(out: Path, config: ModelConfig) -> None:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": CLIP_MEAN,
-        "image_std": CLIP_STD,
+        "image_mean": PIXEL_MEAN,
+        "image_std": PIXEL_STD,
         "do_convert_rgb": True,
         "processor_class": "VideoLlavaProcessor",
     }

@@ -59,9 +59,13 @@ def import_folder(
         say: takes what was recognised and assumed, a line each.
         check_tokenizer: raises a `DataError` about a tokenizer folder that does not serve the model.
 
+    Returns:
+        The model that was recognised.
+
     Raises:
         CheckpointError: the folder cannot be used, with all that is wrong with it; or no room at `out`.
         ConfigError: a setting cannot be used.
+        DataError: there is no tokenizer, or it does not serve the model.
     """
     if out.exists():
         raise CheckpointError(f"{out} is there already; choose another folder, or remove it.")
