@@ -43,7 +43,7 @@ from isrdpo_jax.schema import (
 )
 from isrdpo_jax.sharding import make_mesh, parameter_shardings
 from isrdpo_jax.stages.collect import Batch, batch_ranges, collect_batch
-from isrdpo_jax.stages.engine import Policy, encode_frames
+from isrdpo_jax.stages.policy import Policy, encode_frames
 from isrdpo_jax.stages.judge import Case, both_orders
 from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 

@@ -29,7 +29,10 @@ DEFAULT = "default"
 
 # Keys that do not change results: where and on what a run happens, what it saves, and how far it goes.
 WITHOUT_EFFECT = frozenset(
-    {"run.name", "run.dir", "run.iterations", "mesh", "checkpoint", "processes", "data.dir", "evaluation.judge"}
+    {
+        *("run.name", "run.dir", "run.iterations", "data.dir", "evaluation.judge"),
+        *("mesh", "collect.lanes", "collect.slots", "collect.memory_gib", "checkpoint", "processes"),
+    }
 )
 
 # What a value must be, by the type of pydantic's error; other errors say it themselves.

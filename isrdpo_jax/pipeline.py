@@ -20,7 +20,7 @@ from isrdpo_jax.config import diff_configs, dump_yaml, evaluates, load_config, s
 from isrdpo_jax.data.loader import Split, VideoSource, open_split
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.errors import ConfigError, DataError
-from isrdpo_jax.evaluation.answers import ask_heldout
+from isrdpo_jax.evaluation.answers import ask_heldout, heldout_engine
 from isrdpo_jax.evaluation.judging import descriptions_right, judged_correctly
 from isrdpo_jax.evaluation.summary import summarise_heldout, summarise_iteration
 from isrdpo_jax.runs.atomic import read_json, read_jsonl, sweep_temporaries, write_json, write_jsonl, write_text
@@ -35,13 +35,12 @@ from isrdpo_jax.schema import Config
 from isrdpo_jax.session import Session
 from isrdpo_jax.sharding import check_batch, check_heads, make_mesh
 from isrdpo_jax.stages import collect as collecting
-from isrdpo_jax.stages.engine import Policy, open_policy
 from isrdpo_jax.stages.optimize import optimize, update_count
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order
 from isrdpo_jax.stages.pairs import build_pairs
 from isrdpo_jax.stages.parts import read_parts
+from isrdpo_jax.stages.policy import Policy, open_policy
 from isrdpo_jax.stages.reference import identity, load_reference, score_pairs
-from isrdpo_jax.stages.shares import share_of
 from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy, write_base
 
 Truths = Mapping[str, Mapping[str, Any] | None]
@@ -61,7 +60,6 @@ def run(config: Config, *, until: Stage | None = None, console: Console | None =
     layout = RunLayout(Path(config.run.dir) / config.run.name)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.collect.batch_videos, "collect.batch_videos")
-    check_batch(mesh, config.evaluation.batch_videos, "evaluation.batch_videos")
     check_batch(mesh, config.dpo.batch_size // config.dpo.accumulation_steps, "dpo.batch_size / dpo.accumulation_steps")
     prompts = load_prompts(config.prompts.dir)
     start = find_policy(config.start)
@@ -204,21 +202,15 @@ def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manif
         return done
     ranges = collecting.batch_ranges(len(source), config.collect.batch_videos)
     videos = [[source.ids[i] for i in batch] for batch in ranges]
-    share = share_of(policy.mesh, config.collect.batch_videos)
     made = first_says(lambda: collecting.begin(layout, videos))
-    with session.progress(f"{layout.index} collect", len(ranges)) as tick:
-        for number, batch in enumerate(ranges):
-            if not made[number]:
-                rows = collecting.collect_batch(
-                    policy,
-                    collecting.own_videos(source, batch, share),
-                    config,
-                    iteration=layout.index,
-                    questions=source.most_questions,
-                    previous=previous,
-                )
+    todo = {number: batch for number, batch in enumerate(ranges) if not made[number]}
+    if todo:
+        engine = collecting.collect_engine(policy, config, layout.index)
+        with session.conversation(layout, "collect", len(todo), engine) as (between, written):
+            collected = collecting.collect(engine, source, todo, config, previous=previous, between=between)
+            for number, rows in collected:
                 collecting.write_batch(layout, jax.process_index(), number, rows)
-            tick()
+                written()
     meet()
     counts = first_says(lambda: collecting.finish(layout, videos))
     folders = [layout.responses, layout.descriptions, layout.judgements]
@@ -339,9 +331,10 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     inputs = {"policy": policy.digest, "data": source.digest}
     if session.done(layout, "evaluate", inputs):
         return
-    batches = len(collecting.batch_ranges(len(source), config.evaluation.batch_videos))
-    with session.progress(f"{layout.index} evaluate", batches) as tick:
-        answers, descriptions = ask_heldout(policy, source, config.evaluation, config.describe, after_batch=tick)
+    engine = heldout_engine(policy, config)
+    batches = collecting.batch_ranges(len(source), config.collect.batch_videos)
+    with session.conversation(layout, "evaluate", len(batches), engine) as (between, answered):
+        answers, descriptions = ask_heldout(engine, source, config, between=between, after_batch=answered)
     summary = first_says(lambda: _write_evaluation(session, layout, answers, descriptions))
     session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
     session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")

@@ -233,6 +233,11 @@ class SamplingConfig(Section):
     temperature: NonNegativeFloat = Field(1.0, description="0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: NonNegative = Field(0, description="0 keeps all.")
+    min_p: Fraction = Field(0.0, description="Tokens less likely than this share of the likeliest are left out.")
+    repetition_penalty: PositiveFloat = Field(
+        1.0, description="Divides positive logits of tokens that the response has, multiplies negative ones; 1 = off."
+    )
+    stop: tuple[str, ...] = Field((), description="Strings that end a response; they are not part of it.")
     max_new_tokens: Positive = 256
     keep_unfinished: bool = Field(False, description="Let responses that hit max_new_tokens enter pairs.")
 
@@ -297,7 +302,23 @@ class DpoConfig(Section):
 
 
 class CollectConfig(Section):
-    batch_videos: Positive = Field(16, description="Videos per batch of respond, describe and judge.")
+    """How many videos the engine holds, and how many texts it says at a time."""
+
+    batch_videos: Positive = Field(
+        16, description="Videos held at a time, a KV prefix each (fewer where memory ends), and written together."
+    )
+    slots: Positive = Field(3, description="Texts that are said at a time about two videos that are held.")
+    lanes: Positive | None = Field(
+        None, description="Videos that one call of a program brings or reads; none = one for each batch device."
+    )
+    turn_tokens: Positive | None = Field(
+        None,
+        description="Longest user turn that is answered; a longer one is left out and counted. none = what the context "
+        "window leaves. A slot has memory for it.",
+    )
+    memory_gib: PositiveFloat | None = Field(
+        None, description="Of a device, for keys and values of videos and slots; none = what the device has left."
+    )
 
 
 class MeshConfig(Section):
@@ -361,7 +382,6 @@ class EvaluationJudgeConfig(Section):
 
 class EvaluationConfig(Section):
     enabled: bool = True
-    batch_videos: Positive = 16
     max_new_tokens: Positive = 1024
     bootstrap_samples: Positive = 1000
     judge: EvaluationJudgeConfig = EvaluationJudgeConfig()

@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.prompts import Prompts
 from isrdpo_jax.errors import DataError
+from isrdpo_jax.runs.atomic import append_jsonl
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout, Stage
 from isrdpo_jax.runs.manifest import Manifest, load_verified, write_manifest
 from isrdpo_jax.runs.preemption import StopSignal
-from isrdpo_jax.runs.processes import first_says, meet
+from isrdpo_jax.runs.processes import first_says, is_first, meet
 from isrdpo_jax.runs.watchdog import Watchdog
 from isrdpo_jax.schema import Config
+from isrdpo_jax.stages.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,44 @@ class Session:
         Args:
             saved: each unit is saved at its tick, which therefore honours a request to stop.
         """
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(title, total=total)
+        with self._bar(title, total) as advance:
 
             def tick() -> None:
-                bar.advance(task)
+                advance()
                 self.watchdog.feed()
                 if saved:
                     self.stop.check()
 
             yield tick
+
+    @contextmanager
+    def conversation(
+        self, layout: IterationLayout, stage: Stage, batches: int, engine: Engine
+    ) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+        """A progress bar over an engine's dialogues; how they went is kept, also when they are stopped.
+
+        Yields:
+            What is to be called behind every program, in all processes alike: what is not written then is said again.
+            And what is to be called behind every batch that is written.
+        """
+
+        def between() -> None:
+            self.watchdog.feed()
+            self.stop.check()
+
+        try:
+            with self._bar(f"{layout.index} {stage}", batches) as advance:
+                yield between, advance
+        finally:
+            if is_first():
+                append_jsonl(layout.speed, {"stage": stage, **engine.tally.figures()})
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda: bar.advance(task)
 
     def done(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
         """The manifest of a finished stage, if it was made from these inputs.

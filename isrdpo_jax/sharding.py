@@ -108,7 +108,7 @@ def constrain(x: jax.Array, axes: Sequence[str | EllipsisType | None], like: jax
         return x
     between: list[None] = [None] * (x.ndim - len(axes) + 1)
     names = [name for axis in axes for name in (between if axis is ... else [axis])]
-    return jax.lax.with_sharding_constraint(x, _activation_sharding(mesh, names, x.shape))
+    return jax.lax.with_sharding_constraint(x, activation_sharding(mesh, names, x.shape))
 
 
 def on_shards(function: Callable, axes: Sequence[Sequence[str | None]], like: jax.Array) -> Callable:
@@ -128,7 +128,7 @@ def on_shards(function: Callable, axes: Sequence[Sequence[str | None]], like: ja
 def shard_shape(shape: Sequence[int], axes: Sequence[str | None], like: jax.Array) -> tuple[int, ...]:
     """The part of an activation of this shape that one device has, when it is laid out as by `constrain`."""
     mesh = mesh_of(like)
-    return tuple(shape) if mesh is None else _activation_sharding(mesh, axes, shape).shard_shape(tuple(shape))
+    return tuple(shape) if mesh is None else activation_sharding(mesh, axes, shape).shard_shape(tuple(shape))
 
 
 def mesh_of(parameter: jax.Array) -> AbstractMesh | None:
@@ -144,6 +144,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Dimension `axis` (the batch) split over the data-parallel devices."""
     return NamedSharding(mesh, PartitionSpec(*([None] * axis), BATCH))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Over how many devices a batch is split."""
+    return _ways(mesh, BATCH)
+
+
+def kv_head_ways(mesh: Mesh) -> int:
+    """Over how many devices the key-value heads of one row are split."""
+    return _ways(mesh, RULES["kv_heads"])
 
 
 def check_batch(mesh: Mesh, size: int, field: str) -> None:
@@ -175,7 +185,12 @@ def _ways(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _activation_sharding(mesh: AbstractMesh, axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
+def activation_sharding(mesh: Mesh | AbstractMesh, axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
+    """How an activation of this shape lies on the mesh, by its logical axes.
+
+    Raises:
+        ConfigError: when a mesh axis does not divide a dimension, or would split two.
+    """
     partition = spec(axes)
     _check_divides(mesh, partition, shape, f"activation {tuple(axes)}")
     return NamedSharding(mesh, partition)

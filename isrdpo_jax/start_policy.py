@@ -15,7 +15,7 @@ from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.data.shapes_world import annotator
 from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.errors import ConfigError
-from isrdpo_jax.evaluation.answers import ask_heldout
+from isrdpo_jax.evaluation.answers import ask_heldout, heldout_engine
 from isrdpo_jax.evaluation.summary import summarise_heldout
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.programs.update import TrainState, create_state
@@ -28,7 +28,7 @@ from isrdpo_jax.runs.metrics import MetricsWriter
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.schema import Config
 from isrdpo_jax.sharding import check_heads, make_mesh
-from isrdpo_jax.stages.engine import Policy
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.sft import initial_params, phase_batches, phase_optimizer, tokenise, train_phase
 from isrdpo_jax.weights.policy_folder import CARD, packaged_tokenizer, write_policy
 
@@ -74,9 +74,8 @@ def train_start_policy(config: Config, console: Console | None = None) -> Path:
         params, seconds = _train(config, policy, source, layout.iteration(0), stop, console)
         digest = tree_digest(params)
         trained = Policy(model, params, tokenizer, prompts, mesh, digest)
-        answers, descriptions = ask_heldout(
-            trained, heldout, config.evaluation, config.describe, after_batch=lambda: None
-        )
+        engine, nothing = heldout_engine(trained, config), lambda: None
+        answers, descriptions = ask_heldout(engine, heldout, config, between=nothing, after_batch=nothing)
         scores = summarise_heldout(answers, descriptions, config.evaluation.bootstrap_samples)
         card = {
             "command": "isrdpo sft config.yaml",

@@ -22,7 +22,7 @@ from isrdpo_jax.programs.generate import generate
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.schema import MeshConfig
 from isrdpo_jax.sharding import make_mesh
-from isrdpo_jax.stages.engine import Policy, open_policy
+from isrdpo_jax.stages.policy import Policy, open_policy
 
 FOLDERS = Path(__file__).parent / "goldens" / "folders"
 TOLERANCE = 1e-5  # float32 rounding leaves a tenth of it

@@ -12,7 +12,7 @@ from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.models.video_llava import abstract_params, logical_axes
 from isrdpo_jax.schema import MeshConfig, ModelConfig
 from isrdpo_jax.sharding import make_mesh, parameter_shardings
-from isrdpo_jax.stages.engine import Policy
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
 

@@ -6,95 +6,87 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Question, Video
 from isrdpo_jax.data.shapes_world import language
-from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.runs.processes import gather
-from isrdpo_jax.schema import DescribeConfig, EvaluationConfig
-from isrdpo_jax.stages.collect import batch_ranges, frames_of, own_videos
-from isrdpo_jax.stages.engine import Completion, Decoding, Policy, complete, encode_frames, open_prefixes
-from isrdpo_jax.stages.shares import share_of
+from isrdpo_jax.schema import Config, DescribeConfig, EvaluationConfig
+from isrdpo_jax.stages.collect import batch_ranges, in_batches
+from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Say
+from isrdpo_jax.stages.policy import Policy
 
 Row = dict[str, Any]
 
 
+def answering(evaluation: EvaluationConfig) -> Decoding:
+    """How held-out questions are answered."""
+    return Decoding(evaluation.max_new_tokens, 0.0)
+
+
+def describing(describe: DescribeConfig) -> Decoding:
+    """How held-out videos are described."""
+    return Decoding(describe.max_new_tokens, 0.0)
+
+
+def heldout_engine(policy: Policy, config: Config) -> Engine:
+    """An engine that answers held-out questions and describes held-out videos."""
+    return Engine(policy, config.collect, [answering(config.evaluation), describing(config.describe)])
+
+
 def ask_heldout(
-    policy: Policy,
+    engine: Engine,
     source: VideoSource,
-    evaluation: EvaluationConfig,
-    describe: DescribeConfig,
+    config: Config,
     *,
+    between: Callable[[], None],
     after_batch: Callable[[], None],
 ) -> tuple[list[Row], list[Row]]:
     """Greedy answers to every question and a description of every video, each from the process that has the video.
+
+    Args:
+        between: called in all processes alike, behind every program. after_batch: behind every batch of this process.
 
     Returns:
         Rows of answers and of descriptions, of all processes; each has a `grade` where the data set knows the truth.
     """
     answers: list[Row] = []
     descriptions: list[Row] = []
-    share = share_of(policy.mesh, evaluation.batch_videos)
-    for batch in batch_ranges(len(source), evaluation.batch_videos):
-        videos = own_videos(source, batch, share)
-        padded: list[Video | None] = [*videos, *[None] * (len(share.rows) - len(videos))]
-        written = {video.id for video, writes in zip(videos, share.writes, strict=False) if writes}
-        prefixes = open_prefixes(policy, encode_frames(policy, frames_of(padded, policy)))
-        said = answer_questions(policy, prefixes, padded, source.most_questions, evaluation.max_new_tokens)
-        answers += [row for row in said if row["video"] in written]
-        told = complete(
-            policy,
-            prefixes,
-            [[policy.prompts.describe(None) if video else None] for video in padded],
-            [[video.id if video else ""] for video in padded],
-            [[0]] * len(padded),
-            Decoding(describe.max_new_tokens, 0.0),
-            purpose="evaluate",
-            seed=0,
-            iteration=0,
-        )
-        descriptions += [
-            description_row(video, description)
-            for video, (description,) in zip(padded, told, strict=True)
-            if video and description and video.id in written
-        ]
+
+    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+        video = source[i]
+        return _interview(engine.policy, video, config), video.frames
+
+    batches = dict(enumerate(batch_ranges(len(source), config.collect.batch_videos)))
+    for _, told in in_batches(engine, batches, config.collect.batch_videos, visit, between):
+        for answered, description in told:
+            answers += answered
+            descriptions.append(description)
         after_batch()
     return of_all_processes(answers), of_all_processes(descriptions)
+
+
+def _interview(policy: Policy, video: Video, config: Config) -> Dialogue:
+    """The rows of all answers, and that of the description."""
+    describe = Say(policy.prompts.describe(None), video.id, describing(config.describe), "evaluate")
+    *said, description = yield [*say_answers(policy, video, config.evaluation), describe]
+    return answer_rows(video, said), description_row(video, description)
+
+
+def say_answers(policy: Policy, video: Video, evaluation: EvaluationConfig) -> list[Say]:
+    """All questions about a video; part of a dialogue."""
+    how = answering(evaluation)
+    return [Say(policy.prompts.answer(question.text), question.id, how, "evaluate") for question in video.questions]
+
+
+def answer_rows(video: Video, said: Sequence[Completion]) -> list[Row]:
+    return [answer_row(video, question, answer) for question, answer in zip(video.questions, said, strict=True)]
 
 
 def of_all_processes(rows: list[Row]) -> list[Row]:
     """The rows of all processes, in the order of the records."""
     return sorted((row for some in gather(rows) for row in some), key=lambda row: row["video"])
-
-
-def answer_questions(
-    policy: Policy, prefixes: KVCache, videos: Sequence[Video | None], places: int, max_new_tokens: int
-) -> list[Row]:
-    """Greedy answers to all questions of a batch of videos, each behind its prefix; None marks an empty place.
-
-    Args:
-        places: for questions per video (the data set's maximum), so that all batches have one shape.
-    """
-    asked: list[list[Question | None]] = [
-        [*(video.questions if video else ()), *[None] * places][:places] for video in videos
-    ]
-    said = complete(
-        policy,
-        prefixes,
-        [[policy.prompts.answer(q.text) if q else None for q in row] for row in asked],
-        [[q.id if q else "" for q in row] for row in asked],
-        [[0] * places] * len(asked),
-        Decoding(max_new_tokens, 0.0),
-        purpose="evaluate",
-        seed=0,
-        iteration=0,
-    )
-    return [
-        answer_row(video, question, answer)
-        for video, questions, row in zip(videos, asked, said, strict=True)
-        for question, answer in zip(questions, row, strict=True)
-        if video and question and answer
-    ]
 
 
 def answer_row(video: Video, question: Question, answer: Completion) -> Row:

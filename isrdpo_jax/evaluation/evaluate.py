@@ -36,8 +36,8 @@ from isrdpo_jax.runs.lock import RunLock
 from isrdpo_jax.runs.manifest import hash_json
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.schema import Config
-from isrdpo_jax.sharding import check_batch, check_heads, make_mesh
-from isrdpo_jax.stages.engine import Policy, open_policy
+from isrdpo_jax.sharding import check_heads, make_mesh
+from isrdpo_jax.stages.policy import Policy, open_policy
 from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy
 
 Start = Callable[[int], Callable[[], None]]
@@ -82,7 +82,6 @@ class Evaluation:
     def open_policy(self, folder: PolicyFolder) -> Policy:
         if self.mesh is None:
             self.mesh = make_mesh(self.config.mesh)
-            check_batch(self.mesh, self.config.evaluation.batch_videos, "evaluation.batch_videos")
         check_heads(self.mesh, folder.config)
         return open_policy(folder, self.mesh, self.prompts, verify=self.config.checkpoint.verify)
 
@@ -173,7 +172,7 @@ class Evaluation:
                         one,
                         protocol,
                         self.log,
-                        batch_videos=self.config.evaluation.batch_videos,
+                        collect=self.config.collect,
                         max_new_tokens=judge.max_new_tokens,
                         start=start,
                     )

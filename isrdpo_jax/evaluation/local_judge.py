@@ -7,16 +7,21 @@ same strict rules, so that any tokenizer will do and both kinds of judges compar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
 
 from isrdpo_jax.data.loader import VideoSource
+from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.evaluation.heldout import Heldout
 from isrdpo_jax.evaluation.protocols import Item, Protocol
 from isrdpo_jax.evaluation.reply_log import Reply, ReplyLog, call_key
 from isrdpo_jax.evaluation.verdicts import OK, Verdict, read_reply
-from isrdpo_jax.stages.collect import batch_ranges
-from isrdpo_jax.stages.engine import Decoding, Policy, complete, encode_frames, open_prefixes
+from isrdpo_jax.schema import CollectConfig
+from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say
+from isrdpo_jax.stages.policy import Policy
 
 
 def judge_by_policy(
@@ -26,7 +31,7 @@ def judge_by_policy(
     protocol: Protocol,
     log: ReplyLog,
     *,
-    batch_videos: int,
+    collect: CollectConfig,
     max_new_tokens: int,
     start: Callable[[int], Callable[[], None]],
 ) -> dict[str, Verdict]:
@@ -34,7 +39,8 @@ def judge_by_policy(
 
     Args:
         source: the videos that the items are about.
-        start: is told how many batches of videos are to be judged, and returns what is to be called behind each.
+        collect: how many videos are held at a time.
+        start: is told how many videos are to be judged about, and returns what is to be called behind each.
     """
     verdicts: dict[str, Verdict] = {}
     turns: dict[str, str] = {}
@@ -43,7 +49,7 @@ def judge_by_policy(
         turn = "" if (what := protocol.missing(item)) else "\n\n".join(m["content"] for m in protocol.messages(item))
         if what:
             verdicts[item.id] = Verdict(f"missing: {what}")
-        elif len(policy.tokenizer.encode_turn(turn)) > room:
+        elif bucket(len(policy.tokenizer.encode_turn(turn))) > room:
             verdicts[item.id] = Verdict("missing: room in the judge's context window")
         else:
             turns[item.id] = turn
@@ -65,40 +71,23 @@ def judge_by_policy(
         for row in asked_about.values()
         for item in row
     }
-    todo = [
-        batch
-        for batch in batch_ranges(len(source), batch_videos)
-        if any(log.get(keys[item.id]) is None for i in batch for item in asked_about.get(source.ids[i], ()))
-    ]
+    new = {video: [one for one in some if log.get(keys[one.id]) is None] for video, some in asked_about.items()}
+    unasked = {video: some for video, some in new.items() if some}
+    todo = [i for i, video in enumerate(source.ids) if video in unasked]
     tick = start(len(todo))
-    places = max(map(len, asked_about.values()), default=0)
-    for batch in todo:
-        videos = [source[i] for i in batch]
-        frames = [video.frames for video in videos]
-        frames += [frames[-1]] * (batch_videos - len(frames))
-        rows: list[list[Item | None]] = [
-            [*asked_about.get(video.id, ()), *[None] * places][:places] for video in videos
-        ] + [[None] * places] * (batch_videos - len(videos))
-        said = complete(
-            policy,
-            open_prefixes(policy, encode_frames(policy, frames)),
-            [[turns[item.id] if item else None for item in row] for row in rows],
-            [[item.id if item else "" for item in row] for row in rows],
-            [[0] * places] * len(rows),
-            Decoding(max_new_tokens, 0.0),
-            purpose="judge",
-            seed=0,
-            iteration=0,
-        )
-        log.extend(
-            {
-                keys[item.id]: Reply(reply.text, reply.finish)
-                for row, replies in zip(rows, said, strict=True)
-                for item, reply in zip(row, replies, strict=True)
-                if item and reply and log.get(keys[item.id]) is None
-            }
-        )
-        tick()
+    if todo:
+        how = Decoding(max_new_tokens, 0.0)
+
+        def interview(items: Sequence[Item]) -> Dialogue:
+            said = yield [Say(turns[item.id], item.id, how, "judge") for item in items]
+            return {keys[item.id]: Reply(one.text, one.finish) for item, one in zip(items, said, strict=True)}
+
+        def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+            return interview(unasked[source.ids[i]]), source[i].frames
+
+        for _, replies in Engine(policy, collect, [how]).converse([partial(visit, i) for i in todo]):
+            log.extend(replies)
+            tick()
     for item_id, key in keys.items():
         reply = log.get(key)
         assert reply is not None

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from isrdpo_jax.config import load_config
 from isrdpo_jax.data.loader import open_split
 from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.data.records import Video
 from isrdpo_jax.errors import ConfigError, DataError
 from isrdpo_jax.evaluation.judging import judged_correctly
 from isrdpo_jax.runs.layout import RunLayout
 from isrdpo_jax.sharding import make_mesh
 from isrdpo_jax.stages.collect import (
     Row,
-    batch_ranges,
-    describe,
+    check_judged_video,
+    collect_engine,
     judge,
-    judged_prefixes,
     judgement_row,
+    look_elsewhere,
     make_case,
-    read_parts,
+    say_description,
 )
-from isrdpo_jax.stages.engine import Completion, encode_frames, open_policy, open_prefixes
+from isrdpo_jax.stages.engine import Completion, Dialogue
+from isrdpo_jax.stages.parts import read_parts
+from isrdpo_jax.stages.policy import open_policy
 from isrdpo_jax.weights.policy_folder import PolicyFolder
 
 
@@ -54,39 +59,32 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
     policy = open_policy(folder, mesh, load_prompts(config.prompts.dir), verify=config.checkpoint.verify)
     source = open_split(config, "train", num_frames=policy.config.vision.num_frames)
     responses = {row["id"]: row for row in read_parts(stored_layout, "responses")}
-    contexts = {row["video"]: row["text"] for row in read_parts(stored_layout, "descriptions")}
-    places = max(len(video.questions) for video in source)
-    how = {"seed": config.run.seed, "iteration": iteration}
-    again: list[Row] = []
-    for batch in track(
-        batch_ranges(len(source), config.collect.batch_videos), "judge", console=console, transient=True
-    ):
-        videos = [source[i] for i in batch]
-        padded = [*videos, *[None] * (config.collect.batch_videos - len(videos))]
-        frames = [(video or videos[-1]).frames for video in padded]
-        features = encode_frames(policy, frames)
-        prefixes = open_prefixes(policy, features)
-        if config.judge.context == "retrospective" and contexts:
-            told = [contexts.get(video.id) if video else None for video in padded]
-        else:
-            fresh = describe(policy, prefixes, padded, config, previous={}, **how)
-            told = [one.text if one else None for one in fresh]
-        asked = [[*(video.questions if video else ()), *[None] * places][:places] for video in padded]
-        cases = [
-            [
-                make_case(policy, question, _pair(responses[question.id]), context, config) if question else None
-                for question in row
-            ]
-            for row, context in zip(asked, told, strict=True)
+    contexts = {row["video"]: _completion(row) for row in read_parts(stored_layout, "descriptions")}
+    fresh = config.judge.context == "fresh" or (config.judge.context == "retrospective" and not contexts)
+    check_judged_video(source, config.judge)
+    engine = collect_engine(policy, config, iteration)
+
+    def interview(i: int, video: Video) -> Dialogue:
+        context: Completion | None = None
+        if fresh:
+            (context,) = yield [say_description(policy, video, config, None)]
+        elif config.judge.context == "retrospective" and video.id in contexts:
+            context = contexts[video.id]
+        yield from look_elsewhere(source, i, video, config.judge)
+        cases = [make_case(question, _pair(responses[question.id]), context, config) for question in video.questions]
+        judged = yield from judge(policy, video, cases, config.judge)
+        return [
+            judgement_row(video, question, case.context, judgement)
+            for question, case, judgement in zip(video.questions, cases, judged, strict=True)
         ]
-        seen = judged_prefixes(policy, prefixes, features, frames, len(videos), config.judge)
-        judged = judge(policy, seen, cases, asked, config, **how)
-        again += [
-            judgement_row(video, question, context, judgement)
-            for video, row, context, verdicts in zip(padded, asked, told, judged, strict=True)
-            for question, judgement in zip(row, verdicts, strict=True)
-            if video and question and judgement
-        ]
+
+    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+        video = source[i]
+        return interview(i, video), video.frames
+
+    talks = engine.converse([partial(visit, i) for i in range(len(source))])
+    told = dict(track(talks, "judge", total=len(source), console=console, transient=True))
+    again = [row for i in range(len(source)) for row in told[i]]
     truths = {video.id: video.truth for video in source}
     stored = read_parts(stored_layout, "judgements")
     before = {row["id"]: row["verdict"] for row in stored}
@@ -107,5 +105,9 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
 
 
 def _pair(row: Row) -> tuple[Completion, Completion]:
-    first, second = (Completion(one["text"], tuple(one["tokens"]), one["finish"]) for one in row["responses"])
+    first, second = map(_completion, row["responses"])
     return first, second
+
+
+def _completion(row: Row) -> Completion:
+    return Completion(row["text"], tuple(row["tokens"]), row["finish"])

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isrdpo_jax.config import load_config
 from isrdpo_jax.data.loader import VideoSource
+from isrdpo_jax.data.records import Video
 from isrdpo_jax.errors import DataError
-from isrdpo_jax.evaluation.answers import Row, answer_questions
+from isrdpo_jax.evaluation.answers import Row, answer_rows, answering, say_answers
 from isrdpo_jax.runs.atomic import append_jsonl, read_json, read_jsonl, truncate_jsonl
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout, manifest_path
 from isrdpo_jax.runs.manifest import hash_file, hash_json, load_manifest, load_verified
 from isrdpo_jax.schema import Config
-from isrdpo_jax.stages.collect import batch_ranges
-from isrdpo_jax.stages.engine import Policy, encode_frames, open_prefixes
+from isrdpo_jax.stages.engine import Dialogue, Engine
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.weights.policy_folder import CARD, PolicyFolder, find_policy
 
 
@@ -116,20 +120,19 @@ def answers_of(
     path = folder / _file_name(subject, about | {"policy": policy_digest(subject.policy)})
     truncate_jsonl(path, lambda row: True)
     answered = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
-    todo = [
-        batch
-        for batch in batch_ranges(len(source), config.evaluation.batch_videos)
-        if not all(question in answered for i in batch for question in asked[i])
-    ]
+    todo = [i for i, questions in enumerate(asked) if not answered.issuperset(questions)]
     if not todo:
         return path
-    policy, tick = open_it(subject.policy), start(len(todo))
-    places = max(map(len, asked))
-    for batch in todo:
-        seen = [source[i] for i in batch]
-        padded = [*seen, *[None] * (config.evaluation.batch_videos - len(seen))]
-        prefixes = open_prefixes(policy, encode_frames(policy, [(video or seen[-1]).frames for video in padded]))
-        rows = answer_questions(policy, prefixes, padded, places, limit)
+    engine, tick = Engine(open_it(subject.policy), config.collect, [answering(config.evaluation)]), start(len(todo))
+
+    def interview(video: Video) -> Dialogue:
+        return answer_rows(video, (yield say_answers(engine.policy, video, config.evaluation)))
+
+    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+        video = source[i]
+        return interview(video), video.frames
+
+    for _, rows in engine.converse([partial(visit, i) for i in todo]):
         append_jsonl(path, *(row for row in rows if row["id"] not in answered))
         tick()
     return path

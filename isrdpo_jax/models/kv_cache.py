@@ -1,26 +1,25 @@
-"""Keys and values of a prefix, or of the extensions' own positions."""
+"""Keys and values of prefixes, and of what extends them; every layer has arrays of its own.
+
+A layer's array of several is a slice that the compiler copies before it reads it, at every token.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 
 class KVCache(NamedTuple):
-    """k, v: [layers, b, p, k, c] for a prefix, [layers, b, r, m, k, c] for r extensions of each; keys rotated."""
+    """k, v: an array per layer, keys rotated, heads before positions, which a product over positions reads in a row.
 
-    k: jax.Array
-    v: jax.Array
+    Prefixes: [b, k, p, c], or [b, s, k, p, c] where s of them lie side by side. Extensions: [b, r, k, m, c].
+    """
+
+    k: tuple[jax.Array, ...]
+    v: tuple[jax.Array, ...]
 
     @property
     def length(self) -> int:
-        """How many positions there are: p, or m (axis -3)."""
-        return self.k.shape[-3]
-
-    def grown(self, columns: int) -> KVCache:
-        """The same with `columns` empty positions appended (axis -3)."""
-        widths = [(0, 0)] * self.k.ndim
-        widths[-3] = (0, columns)
-        return KVCache(jnp.pad(self.k, widths), jnp.pad(self.v, widths))
+        """How many positions there are: p, or m."""
+        return self.k[0].shape[-2]

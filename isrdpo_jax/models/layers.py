@@ -85,6 +85,8 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 def scan_layers(layers: nnx.Module, body: Callable, carry: jax.Array, xs=None, *, unroll: bool, remat: Remat):
     """`lax.scan` of `body(layer, carry, x) -> (carry, y)` over layers stacked on axis 0 of their parameters.
 
+    Over an `nnx.List` of layers it is a plain loop; xs and what is returned of y are then lists with an item a layer.
+
     Args:
         carry: [b, ..., d]. It stays split along b, and when there are few positions along d, so that of parameters and
             activations the smaller travel between devices.
@@ -96,12 +98,20 @@ def scan_layers(layers: nnx.Module, body: Callable, carry: jax.Array, xs=None, *
     decoding = carry.size < carry.shape[-1] ** 2  # fewer positions than a matrix has rows
     axes = (..., "embed") if decoding else ("batch", ...)
 
+    carry = constrain(carry, axes, parameter)
+    if isinstance(layers, nnx.List):
+        ys = []
+        for layer, x in zip(layers, xs, strict=True):
+            carry, y = body(layer, carry, x)
+            carry = constrain(carry, axes, parameter)
+            ys.append(y)
+        return carry, ys
+
     def step(carry, inputs):
         params, x = inputs
         carry, y = body(nnx.merge(layer_def, params), carry, x)
         return constrain(carry, axes, parameter), y
 
-    carry = constrain(carry, axes, parameter)
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         step = jax.checkpoint(step, policy=policy)

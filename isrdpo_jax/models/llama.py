@@ -7,6 +7,7 @@ that read a prefix cache and write their own (prompts behind the video, and deco
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_layers
 from isrdpo_jax.models.packed_attention import packed_attention
-from isrdpo_jax.ops.attention import PREFIX, attend_prefix
+from isrdpo_jax.ops.attention import PREFIX, attend_behind
 from isrdpo_jax.schema import AttentionKind, LlamaConfig, LoraConfig, Remat
 from isrdpo_jax.sharding import constrain
 
@@ -78,12 +79,19 @@ class Llama(nnx.Module):
         attention: AttentionKind = "auto",
         unroll: bool = False,
         remat: Remat = "none",
+        stacked: bool = True,
         rngs: nnx.Rngs,
     ):
+        """stacked: all layers' parameters in one array each; or every layer by itself, as `extend` wants them."""
         d, v = config.hidden_size, config.vocab_size
         self.config, self.attention, self.unroll, self.remat = config, attention, unroll, remat
         self.embedding = normal(rngs, (v, d), 0.02, ("vocab", "embed"))
-        self.layers = nnx.vmap(lambda r: LlamaLayer(config, lora=lora, rngs=r))(rngs.split(config.num_layers))
+        make = lambda r: LlamaLayer(config, lora=lora, rngs=r)  # noqa: E731
+        self.layers: Any = (
+            nnx.vmap(make)(rngs.split(config.num_layers))
+            if stacked
+            else nnx.List([make(rngs) for _ in range(config.num_layers)])
+        )
         self.norm = RmsNorm(d, config.rms_norm_eps)
         self.head = normal(rngs, (d, v), d**-0.5, ("embed", "vocab"))
 
@@ -122,36 +130,46 @@ class Llama(nnx.Module):
         return self._layers(body, x, positions)[0]
 
     def prefill(self, x: jax.Array) -> KVCache:
-        """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally."""
+        """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally: [b, k, p, c] a layer."""
         b, p = x.shape[:2]
         positions = jnp.broadcast_to(jnp.arange(p), (b, p))
         attend = packed_attention(self.attention, jnp.full((b, p), PREFIX), (p,), self.head[...])
         body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v), (k, v)))  # noqa: E731
-        return KVCache(*self._layers(body, x, positions)[1])
+        stacked = self._layers(body, x, positions)[1]
+        k, v = (tuple(one.swapaxes(1, 2) for one in kind) for kind in stacked)
+        return KVCache(k, v)
 
     def extend(
-        self, x: jax.Array, positions: jax.Array, prefix: KVCache, own: KVCache, at: jax.Array, mask: jax.Array
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        prefix: KVCache,
+        sees: jax.Array,
+        past: KVCache | None = None,
+        past_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """n further positions of r extensions of each prefix.
+        """n further positions of r extensions, each of one of the s prefixes that lie beside it.
 
         Args:
-            x: [b, r, n, d]. positions: int[b, r, n].
-            prefix: the shared cache. own: the extensions' cache, m columns, written from column `at` on.
-            mask: bool[b, r, n, m] over the own columns (the new ones included).
+            x: [b, r, n, d]. positions: int[b, r, n]. mask: bool[b, r, n, n], who of them sees whom.
+            prefix: [b, s, k, p, c] a layer. sees: bool[b, s, r].
+            past: [b, r, k, m, c] a layer, the extensions' earlier positions. past_mask: bool[b, r, m].
 
         Returns:
-            Hidden states [b, r, n, d] and the extensions' cache.
+            Hidden states [b, r, n, d], and the new positions' keys and values [b, r, k, n, c] a layer.
         """
+        earlier = [None] * len(prefix.k) if past is None else list(zip(past.k, past.v, strict=True))
 
         def body(layer, x, rope, caches):
-            prefix_k, prefix_v, own_k, own_v = caches
+            prefix_kv, past_kv = caches
 
             def attention(q, k, v):
-                k = jax.lax.dynamic_update_slice_in_dim(own_k, k, at, axis=2)
-                v = jax.lax.dynamic_update_slice_in_dim(own_v, v, at, axis=2)
-                return attend_prefix(q, prefix_k, prefix_v, k, v, mask), (k, v)
+                out = attend_behind(q, k, v, mask, prefix_kv, sees, past_kv, past_mask)
+                return out, (k.swapaxes(2, 3), v.swapaxes(2, 3))
 
             return layer(x, rope, attention)
 
-        hidden, own_kv = self._layers(body, x, positions, (prefix.k, prefix.v, own.k, own.v))
-        return hidden, KVCache(*own_kv)
+        xs = list(zip(zip(prefix.k, prefix.v, strict=True), earlier, strict=True))
+        hidden, new = self._layers(body, x, positions, xs)
+        return hidden, KVCache(*(tuple(kind) for kind in zip(*new, strict=True)))

@@ -68,6 +68,11 @@ class IterationLayout:
         return self.root / "tensorboard"
 
     @property
+    def speed(self) -> Path:
+        """How the dialogues of `collect` and `evaluate` went: a row per session. No stage is made from it."""
+        return self.root / "speed.jsonl"
+
+    @property
     def train(self) -> Path:
         return self.root / "train"
 

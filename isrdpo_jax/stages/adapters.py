@@ -18,7 +18,7 @@ from isrdpo_jax.models.lora import (
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.schema import LoraConfig
 from isrdpo_jax.sharding import parameter_shardings
-from isrdpo_jax.stages.engine import Policy
+from isrdpo_jax.stages.policy import Policy
 
 
 def with_adapters(policy: Policy, lora: LoraConfig | None, seed: int) -> Policy:

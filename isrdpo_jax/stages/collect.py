@@ -1,55 +1,45 @@
-"""Collect: for a batch of videos at a time, answer twice, describe, and judge, all behind one prefix per video.
+"""Collect: a dialogue with the policy about every video. It answers twice, describes, and judges, behind one prefix.
 
-Batches follow the order of the records, and their shapes the configuration, never what is left to do: a resumed run
-computes the same tokens. A batch is done when its three parts are on disk; the judgements are written last.
+The unit that is written is a batch of videos in the order of the records. What a record is told depends on the record
+alone, so that a resumed run gives the same. A batch is done when its three parts are on disk; the judgements come last.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Question, Video
 from isrdpo_jax.errors import DataError
-from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.runs.atomic import write_jsonl
 from isrdpo_jax.runs.layout import IterationLayout
-from isrdpo_jax.runs.processes import most
-from isrdpo_jax.schema import Config, JudgeConfig
-from isrdpo_jax.stages.engine import (
-    Completion,
-    Decoding,
-    Policy,
-    complete,
-    encode_frames,
-    letter_logprobs,
-    open_prefixes,
-)
-from isrdpo_jax.stages.judge import Case, Judgement, block, judge_by_letters, judge_by_text
+from isrdpo_jax.schema import Config, DescribeConfig, JudgeConfig, SamplingConfig
+from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Look, Say, Weigh
+from isrdpo_jax.stages.judge import Case, Judgement, block, both_orders, judge_by_letters, judge_by_text
 from isrdpo_jax.stages.parts import discard_unfinished, finished, read_parts, wait_for_all
-from isrdpo_jax.stages.shares import Share, share_of
+from isrdpo_jax.stages.policy import Policy
+from isrdpo_jax.stages.shares import share_of
 
 RESPONSES = 2
 VERDICT_TOKENS = 8  # a generated verdict is a letter; what does not come to the point is invalid
 
 Row = dict[str, Any]
+Videos = VideoSource | Sequence[Video]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The rows of one batch, as they are written."""
+class Rows:
+    """What becomes of some videos, as it is written."""
 
-    responses: list[Row]
-    descriptions: list[Row]
-    judgements: list[Row]
+    responses: list[Row] = field(default_factory=list)
+    descriptions: list[Row] = field(default_factory=list)
+    judgements: list[Row] = field(default_factory=list)
 
 
 def batch_ranges(videos: int, size: int) -> list[range]:
@@ -57,182 +47,189 @@ def batch_ranges(videos: int, size: int) -> list[range]:
     return [range(start, min(start + size, videos)) for start in range(0, videos, size)]
 
 
-def collect_batch(
-    policy: Policy,
-    videos: Sequence[Video],
+def responding(sampling: SamplingConfig) -> Decoding:
+    """How a response is drawn."""
+    return Decoding(
+        sampling.max_new_tokens,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        sampling.min_p,
+        sampling.repetition_penalty,
+        sampling.stop,
+    )
+
+
+def describing(describe: DescribeConfig) -> Decoding:
+    """How a description is drawn."""
+    return Decoding(describe.max_new_tokens, describe.temperature, describe.top_p)
+
+
+VERDICT = Decoding(VERDICT_TOKENS, 0.0)
+
+
+def collect_engine(policy: Policy, config: Config, iteration: int) -> Engine:
+    """An engine for the dialogues of an iteration."""
+    said = [responding(config.sampling)]
+    if config.judge.context != "none":
+        said.append(describing(config.describe))
+    if config.judge.mode == "text":
+        said.append(VERDICT)
+    return Engine(policy, config.collect, said, seed=config.run.seed, iteration=iteration)
+
+
+def collect(
+    engine: Engine,
+    source: Videos,
+    batches: Mapping[int, range],
     config: Config,
     *,
-    iteration: int,
-    questions: int,
     previous: Mapping[str, str],
-) -> Batch:
-    """Respond, describe and judge for up to `collect.batch_videos` videos.
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, Rows]]:
+    """Number and rows of each batch, as far as this process has them, when all its videos are done.
 
     Args:
-        videos: those that this process has (`stages.shares`); the rest of its places is empty.
-        questions: places for questions per video (the data set's maximum), so that all batches have one shape.
+        batches: those that are to be done, by their numbers.
         previous: c_{t-1} by video id; a video without one is described afresh.
+        between: called in all processes alike, behind every program.
     """
-    share = share_of(policy.mesh, config.collect.batch_videos)
-    padded = [*videos, *[None] * (len(share.rows) - len(videos))]
-    frames = frames_of(padded, policy)
-    features = encode_frames(policy, frames)
-    prefixes = open_prefixes(policy, features)
-    asked = [[*(video.questions if video else ()), *[None] * questions][:questions] for video in padded]
-    how = {"seed": config.run.seed, "iteration": iteration}
+    check_judged_video(source, config.judge)
 
-    answers = respond(policy, prefixes, asked, config, **how)
-    contexts = describe(policy, prefixes, padded, config, previous=previous, **how)
-    told = [context.text if context and config.judge.context != "none" else None for context in contexts]
-    count = most(int(share.rows[len(videos) - 1]) + 1 if videos else 0)
-    seen = judged_prefixes(policy, prefixes, features, frames, count, config.judge)
-    cases = [
-        [
-            make_case(policy, question, pair, context, config) if question and pair else None
-            for question, pair in zip(row, pairs, strict=True)
-        ]
-        for row, pairs, context in zip(asked, answers, told, strict=True)
+    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+        video = source[i]
+        return interview(engine.policy, source, i, video, config, previous.get(video.id)), video.frames
+
+    for number, rows in in_batches(engine, batches, config.collect.batch_videos, visit, between):
+        yield number, Rows(*([row for one in rows for row in getattr(one, kind)] for kind in vars(Rows())))
+
+
+def in_batches(
+    engine: Engine,
+    batches: Mapping[int, range],
+    size: int,
+    visit: Callable[[int], tuple[Dialogue, np.ndarray]],
+    between: Callable[[], None],
+) -> Iterator[tuple[int, list[Any]]]:
+    """The results of a dialogue about every video, batch by batch as they are done, in the order of the videos.
+
+    A process has its share of every batch, and gets the results of those of which it writes the rows.
+
+    Args:
+        batches: places of videos in their source, by the batch's number; up to `size` each.
+        visit: from a place to the dialogue about the video there, and its frames.
+    """
+    share = share_of(engine.policy.mesh, size)
+    mine = [
+        (number, batch[row], bool(writes))
+        for number, batch in batches.items()
+        for row, writes in zip(share.rows, share.writes, strict=True)
+        if row < len(batch)
     ]
-    judgements = judge(policy, seen, cases, asked, config, **how)
-
-    flat = [
-        (video, question, pair, context, judgement)
-        for video, writes, row, pairs, context, judged in zip(
-            padded, share.writes, asked, answers, told, judgements, strict=True
-        )
-        for question, pair, judgement in zip(row, pairs, judged, strict=True)
-        if video and writes and question and pair and judgement
-    ]
-    return Batch(
-        [response_row(video, question, pair) for video, question, pair, _, _ in flat],
-        [
-            description_row(video, context, previous.get(video.id))
-            for video, writes, context in zip(padded, share.writes, contexts, strict=True)
-            if video and writes and context
-        ],
-        [judgement_row(video, question, context, judgement) for video, question, _, context, judgement in flat],
-    )
+    left = Counter(number for number, _, _ in mine)
+    made: dict[int, dict[int, Any]] = {number: {} for number in left}
+    for visited, result in engine.converse([partial(visit, i) for _, i, _ in mine], between):
+        number, i, writes = mine[visited]
+        if writes:
+            made[number][i] = result
+        left[number] -= 1
+        if not left[number]:
+            yield number, [one for _, one in sorted(made.pop(number).items())]
 
 
-def own_videos(source: VideoSource, batch: range, share: Share) -> list[Video]:
-    """The videos of a batch that this process has."""
-    return [source[batch[row]] for row in share.rows if row < len(batch)]
+def check_judged_video(source: Videos, judge: JudgeConfig) -> None:
+    """Raises:
+    DataError: the judge is to be shown another video, and there is none.
+    """
+    if judge.video == "shuffled" and len(source) < 2:
+        raise DataError("judge.video=shuffled shows the judge the next video, and the data set has only one.")
 
 
-def frames_of(places: Sequence[Video | None], policy: Policy) -> list[np.ndarray]:
-    """uint8 frames [t, H, W, 3] of every place; empty ones are black."""
-    vision = policy.config.vision
-    black = np.zeros((vision.num_frames, vision.image_size, vision.image_size, 3), np.uint8)
-    return [black if video is None else video.frames for video in places]
-
-
-def respond(
-    policy: Policy,
-    prefixes: KVCache,
-    asked: Sequence[Sequence[Question | None]],
-    config: Config,
-    *,
-    seed: int,
-    iteration: int,
-) -> list[list[tuple[Completion, Completion] | None]]:
-    """Two sampled responses to every question."""
-    sampling = config.sampling
-    out = complete(
-        policy,
-        prefixes,
-        [[policy.prompts.answer(q.text) if q else None for q in row for _ in range(RESPONSES)] for row in asked],
-        [[q.id if q else "" for q in row for _ in range(RESPONSES)] for row in asked],
-        [[sample for _ in row for sample in range(RESPONSES)] for row in asked],
-        Decoding(sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k),
-        purpose="respond",
-        seed=seed,
-        iteration=iteration,
-    )
-
-    def pair(row: Sequence[Completion | None], j: int) -> tuple[Completion, Completion] | None:
-        first, second = row[RESPONSES * j : RESPONSES * (j + 1)]
-        return (first, second) if first and second else None
-
-    return [[pair(row, j) for j in range(len(questions))] for questions, row in zip(asked, out, strict=True)]
-
-
-def describe(
-    policy: Policy,
-    prefixes: KVCache,
-    videos: Sequence[Video | None],
-    config: Config,
-    *,
-    previous: Mapping[str, str],
-    seed: int,
-    iteration: int,
-) -> list[Completion | None]:
-    """One visual context per video, c_t ~ π_t(· | V, c_{t-1}); none where the judge is to see none."""
-    if config.judge.context == "none":
-        return [None] * len(videos)
-    back = previous if config.judge.context == "retrospective" else {}
-    options = config.describe
-    out = complete(
-        policy,
-        prefixes,
-        [[policy.prompts.describe(back.get(video.id) or None) if video else None] for video in videos],
-        [[video.id if video else ""] for video in videos],
-        [[0]] * len(videos),
-        Decoding(options.max_new_tokens, options.temperature, options.top_p),
-        purpose="describe",
-        seed=seed,
-        iteration=iteration,
-    )
-    return [row[0] for row in out]
-
-
-def judged_prefixes(
-    policy: Policy, prefixes: KVCache, features: jax.Array, frames: Sequence[np.ndarray], count: int, judge: JudgeConfig
-) -> KVCache:
-    """What the judge sees: the video, a black one, or the next video of the batch (controls)."""
-    if judge.video == "true":
-        return prefixes
+def look_elsewhere(source: Videos, i: int, video: Video, judge: JudgeConfig) -> Iterator[Look]:
+    """The part of a dialogue in which the judge is shown what it is to see instead of the video, if anything."""
     if judge.video == "blank":
-        return open_prefixes(policy, encode_frames(policy, [np.zeros_like(one) for one in frames]))
-    if count < 2:
-        raise DataError("judge.video=shuffled needs at least two videos in every batch; change collect.batch_videos.")
-    order = np.array([*np.roll(np.arange(count), -1), *range(count, len(features))])
-    return open_prefixes(policy, jnp.take(features, order, axis=0))
+        yield Look(np.zeros_like(video.frames))
+    elif judge.video == "shuffled":
+        yield Look(source[(i + 1) % len(source)].frames)
+
+
+def interview(
+    policy: Policy, source: Videos, i: int, video: Video, config: Config, previous: str | None
+) -> Dialogue:
+    """Two responses to every question and a description, all at once; then the verdicts.
+
+    Args:
+        i: the place of the video in its source. previous: c_{t-1} of this video.
+
+    Returns:
+        `Rows`.
+    """
+    ask, drawn = policy.prompts.answer, responding(config.sampling)
+    responses = [
+        Say(ask(question.text), question.id, drawn, "respond", sample)
+        for question in video.questions
+        for sample in range(RESPONSES)
+    ]
+    if config.judge.context == "none":
+        said, context = (yield responses), None
+    else:
+        back = previous if config.judge.context == "retrospective" else None
+        *said, context = yield [*responses, say_description(policy, video, config, back)]
+    pairs = [(said[RESPONSES * j], said[RESPONSES * j + 1]) for j in range(len(video.questions))]
+    yield from look_elsewhere(source, i, video, config.judge)
+    cases = [make_case(question, pair, context, config) for question, pair in zip(video.questions, pairs, strict=True)]
+    judgements = yield from judge(policy, video, cases, config.judge)
+    return Rows(
+        [response_row(video, question, pair) for question, pair in zip(video.questions, pairs, strict=True)],
+        [] if context is None else [description_row(video, context, previous)],
+        [
+            judgement_row(video, question, case.context, judgement)
+            for question, case, judgement in zip(video.questions, cases, judgements, strict=True)
+        ],
+    )
+
+
+def say_description(policy: Policy, video: Video, config: Config, previous: str | None) -> Say:
+    """c_t ~ π_t(· | V, c_{t-1}); an empty c_{t-1} is as none."""
+    return Say(policy.prompts.describe(previous or None), video.id, describing(config.describe), "describe")
 
 
 def make_case(
-    policy: Policy, question: Question, pair: tuple[Completion, Completion], context: str | None, config: Config
+    question: Question, pair: tuple[Completion, Completion], context: Completion | None, config: Config
 ) -> Case:
     texts = (pair[0].text, pair[1].text)
     blocked = block(texts, [one.finish for one in pair], config.sampling.keep_unfinished)
-    case = Case(question.text, texts, context, blocked)
-    if blocked:
-        return case
-    room = policy.config.llama.max_positions - policy.prefix_length - VERDICT_TOKENS
-    size = len(policy.tokenizer.encode_turn(policy.prompts.judge(question.text, *texts, context)))
-    return case if size <= room else Case(question.text, texts, context, "too_long")
+    if blocked is None and context is not None and context.finish == "too_long":
+        blocked = "no_context"
+    return Case(question.text, texts, context.text if context else None, blocked)
 
 
 def judge(
-    policy: Policy,
-    prefixes: KVCache,
-    cases: Sequence[Sequence[Case | None]],
-    asked: Sequence[Sequence[Question | None]],
-    config: Config,
-    *,
-    seed: int,
-    iteration: int,
-) -> list[list[Judgement | None]]:
-    """Verdicts on all pairs, both orders, in the configured mode."""
-    if config.judge.mode == "letters":
-        return judge_by_letters(cases, policy.prompts, config.judge, partial(letter_logprobs, policy, prefixes))
-    ids = [[q.id if q else "" for _ in range(2) for q in row] for row in asked]
-    orders = [[order for order in range(2) for _ in row] for row in asked]
+    policy: Policy, video: Video, cases: Sequence[Case], config: JudgeConfig
+) -> Generator[Any, list[Any], list[Judgement]]:
+    """Verdicts on all pairs of a video, asked in both orders in the configured mode; part of a dialogue."""
+    turns = [both_orders(case, policy.prompts) if case.blocked is None else () for case in cases]
+    asked: list[Say | Weigh] = [
+        Weigh(turn, policy.tokenizer.letter_ids)
+        if config.mode == "letters"
+        else Say(turn, question.id, VERDICT, "judge", order)
+        for question, both in zip(video.questions, turns, strict=True)
+        for order, turn in enumerate(both)
+    ]
+    said = iter((yield asked) if asked else [])
 
-    def ask(turns):
-        greedy = Decoding(VERDICT_TOKENS, 0.0)
-        return complete(policy, prefixes, turns, ids, orders, greedy, purpose="judge", seed=seed, iteration=iteration)
+    def one(case: Case) -> Judgement:
+        if case.blocked is not None:
+            return Judgement(None, case.blocked)
+        first, second = next(said), next(said)
+        if config.mode == "letters":
+            fits = first is not None and second is not None
+            return judge_by_letters((first, second), config) if fits else Judgement(None, "too_long")
+        if "too_long" in (first.finish, second.finish):
+            return Judgement(None, "too_long")
+        return judge_by_text((first.text, second.text), config)
 
-    return judge_by_text(cases, policy.prompts, config.judge, ask)
+    return [one(case) for case in cases]
 
 
 def response_row(video: Video, question: Question, pair: Sequence[Completion]) -> Row:
@@ -258,11 +255,11 @@ def judgement_row(video: Video, question: Question, context: str | None, judgeme
     return row if judgement.texts is None else row | {"texts": list(judgement.texts)}
 
 
-def write_batch(layout: IterationLayout, process: int, number: int, batch: Batch) -> None:
+def write_batch(layout: IterationLayout, process: int, number: int, rows: Rows) -> None:
     """Writes the three parts; the judgements, which say that the batch is done, come last."""
-    write_jsonl(layout.part("responses", process, number), batch.responses)
-    write_jsonl(layout.part("descriptions", process, number), batch.descriptions)
-    write_jsonl(layout.part("judgements", process, number), batch.judgements)
+    write_jsonl(layout.part("responses", process, number), rows.responses)
+    write_jsonl(layout.part("descriptions", process, number), rows.descriptions)
+    write_jsonl(layout.part("judgements", process, number), rows.judgements)
 
 
 def begin(layout: IterationLayout, videos: Sequence[Collection[str]]) -> list[bool]:

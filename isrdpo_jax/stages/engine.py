@@ -1,88 +1,521 @@
-"""Asking a policy about videos: one prefix per video, any number of prompts behind it.
+"""Dialogues with a policy about videos, many at a time: every video is read once, and decoding slots stay full.
 
-Shapes come from the caller's batch and from buckets of the prompts' widths, so each bucket is compiled once.
+A dialogue is a generator. It yields what the policy is asked about its video, all at once what does not depend on each
+other, is sent the answers, and so on; what it returns is the dialogue's result. The engine holds as many videos as
+there are places, gives free slots to whoever waits, and brings the next video as soon as a dialogue ends.
+
+What comes next is decided from what waits alone, never from the clock: all processes that hold a lane decide alike.
+What a record is told does not depend on the schedule, for a slot's tokens are its own (`programs.decode`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
+from isrdpo_jax.data.images import preprocess_image
 from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.data.pixels import preprocess
-from isrdpo_jax.data.prompts import Prompts
-from isrdpo_jax.data.tokens import Tokenizer, load_tokenizer
-from isrdpo_jax.errors import DataError
-from isrdpo_jax.models.kv_cache import KVCache
-from isrdpo_jax.models.video_llava import Params
-from isrdpo_jax.ops.sampling import record_keys
-from isrdpo_jax.programs.encode import encode
-from isrdpo_jax.programs.generate import generate
+from isrdpo_jax.ops.sampling import Style, Uses, base_key
+from isrdpo_jax.programs.decode import decode
+from isrdpo_jax.programs.encode import encode, encode_images
 from isrdpo_jax.programs.prefill import prefill
-from isrdpo_jax.programs.score import next_token_logprobs
-from isrdpo_jax.runs.manifest import VerifyMode
-from isrdpo_jax.runs.processes import most
-from isrdpo_jax.schema import ModelConfig
-from isrdpo_jax.stages.shares import fetch_own, put_batch, put_whole
-from isrdpo_jax.weights.policy_folder import PolicyFolder, find_policy, load_params
+from isrdpo_jax.programs.read import Prompts, Start, next_token_logprobs, read
+from isrdpo_jax.programs.slots import (
+    abstract_prefixes,
+    abstract_slots,
+    empty,
+    halt,
+    place_prefixes,
+)
+from isrdpo_jax.programs.unstack import unstacked_decoder
+from isrdpo_jax.runs.processes import gather
+from isrdpo_jax.schema import CollectConfig
+from isrdpo_jax.stages.hall import hall_that_fits, slot_columns
+from isrdpo_jax.stages.policy import Policy
+from isrdpo_jax.stages.shares import fetch_own, put_batch, put_whole, share_of
 
 Purpose = Literal["respond", "describe", "judge", "evaluate"]
 _PURPOSES: dict[Purpose, int] = {"respond": 0, "describe": 1, "judge": 2, "evaluate": 3}
 
-
-@dataclass(frozen=True)
-class Policy:
-    """A model ready to be asked: parameters on a mesh, its tokenizer, the prompts. `digest` identifies the weights."""
-
-    config: ModelConfig
-    params: Params = field(repr=False)
-    tokenizer: Tokenizer
-    prompts: Prompts
-    mesh: Mesh
-    digest: str
-
-    @property
-    def prefix_ids(self) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode_prefix(self.prompts))
-
-    @property
-    def prefix_length(self) -> int:
-        """Positions before the user turn about a video: s text tokens and the visual tokens."""
-        return len(self.prefix_ids) + self.config.vision.tokens_per_video
-
-    def check_fits(self, prefix_length: int, tokens: int, what: str) -> None:
-        """Raises:
-        DataError: when `tokens` behind a prefix of a video or an image exceed the context window.
-        """
-        limit = self.config.llama.max_positions - prefix_length
-        if tokens > limit:
-            raise DataError(f"{what}: {tokens} tokens, and the context window leaves {limit} behind the visual tokens.")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """tokens include EOS when finish is `stop`; `length` means that max_new_tokens came first."""
-
-    text: str
-    tokens: tuple[int, ...]
-    finish: Literal["stop", "length"]
+PROMPTS = 2  # of a video that are read together: two samples of a response, two orders of a judgement
+FULL_ENOUGH = 0.5  # a program that feeds slots waits until so many of its places are taken, while others decode
+_STEPS = 64  # most tokens a slot may say before the host looks at them
+_STEPS_TO_STOP = 8  # the same, where a text may end at a string that only the host sees
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen; temperature 0 is greedy."""
+    """How tokens are chosen; temperature 0 is greedy. A text ends behind the first of the strings in `stop`."""
 
     max_new_tokens: int
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Say:
+    """A user turn to be continued. record, sample, purpose: what its randomness belongs to."""
+
+    turn: str
+    record: str
+    decoding: Decoding
+    purpose: Purpose
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """A user turn, and tokens of which one may come next: the answer is their log-probs, float32[candidates]."""
+
+    turn: str
+    candidates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """From now on the dialogue is about these frames, uint8 [t, H, W, 3]; there is no answer."""
+
+    frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class Completion:
+    """tokens include EOS when finish is `stop`; `length`: max_new_tokens came first; `too_long`: the turn does not fit
+    into the context window, or into a slot, and nothing was said."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Literal["stop", "length", "too_long"]
+
+
+Asked = Sequence[Say | Weigh] | Look
+Dialogue = Generator[Asked, Any, Any]
+Visit = Callable[[], tuple[Dialogue, np.ndarray]]
+"""Loads a video: the dialogue about it and its frames, uint8 [t, H, W, 3]. Called ahead of time, in another thread."""
+
+
+@dataclass
+class Tally:
+    """What an engine did.
+
+    Attributes:
+        steps, slot_steps, decoded: steps of decoding, times slots, and tokens said in them; over all processes.
+        videos, prefills, prompts, prompt_tokens, prompt_positions: what this process had read; positions with padding.
+        seconds: of all. waited_s: for a video to be loaded. idle_s: with nothing for the devices to do.
+    """
+
+    steps: int = 0
+    slot_steps: int = 0
+    decoded: int = 0
+    videos: int = 0
+    prefills: int = 0
+    prompts: int = 0
+    prompt_tokens: int = 0
+    prompt_positions: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    idle_s: float = 0.0
+
+    def figures(self) -> dict[str, float | int]:
+        """With shares: of slot steps that said a token, of read positions that are padding, of time without work."""
+        return {
+            **vars(self),
+            "tokens_per_second": self.decoded / self.seconds if self.seconds else 0.0,
+            "slot_use": self.decoded / self.slot_steps if self.slot_steps else 0.0,
+            "prefills_per_video": self.prefills / self.videos if self.videos else 0.0,
+            "padding_share": 1 - self.prompt_tokens / self.prompt_positions if self.prompt_positions else 0.0,
+            "waiting_share": self.waited_s / self.seconds if self.seconds else 0.0,
+            "idle_share": self.idle_s / self.seconds if self.seconds else 0.0,
+        }
+
+
+@dataclass
+class _Turn:
+    """One thing that was asked: where its answer goes."""
+
+    asked: Say | Weigh
+    ids: list[int]
+    guest: _Guest
+    number: int
+
+    @property
+    def width(self) -> int:
+        return bucket(len(self.ids))
+
+
+@dataclass
+class _Guest:
+    """A video at its place, and the dialogue about it."""
+
+    number: int
+    dialogue: Dialogue
+    lane: int
+    place: int
+    looks: np.ndarray | None
+    waiting: list[_Turn] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+    open: int = 0
+    started: bool = False
+
+
+class Engine:
+    """A policy in conversation.
+
+    Args:
+        collect: how many videos it holds, and how many texts it says at a time.
+        decodings: all that any `Say` will ask for.
+        seed, iteration: of all that is drawn.
+        image: the frames are one image each, seen by the image tower.
+
+    Attributes:
+        hall: what it holds. tally: what was done so far. room: positions of the context window behind a video.
+
+    Raises:
+        ConfigError: not even one video fits into memory.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        collect: CollectConfig,
+        decodings: Sequence[Decoding],
+        *,
+        seed: int = 0,
+        iteration: int = 0,
+        image: bool = False,
+    ):
+        self.policy, self.tally = policy, Tally()
+        config, mesh = policy.config, policy.mesh
+        vision = config.image if image else config.vision
+        assert vision is not None
+        self._encode = encode_images if image else encode
+        self._pixels = partial(preprocess_image if image else preprocess, image_size=vision.image_size)
+        side = (vision.image_size, vision.image_size, 3)
+        self._nothing = np.zeros(side if image else (vision.num_frames, *side), np.float32)
+        length = policy.prefix_length_of(image=image)
+        self.room = config.llama.max_positions - length
+        said = max((one.max_new_tokens for one in decodings), default=1)
+        self._turn_tokens = min(collect.turn_tokens or self.room, self.room)
+        columns = slot_columns(self._turn_tokens, said)
+        self.hall = hall = hall_that_fits(collect, config, mesh, length, columns)
+        bays = hall.lanes * hall.bays
+        self._prefixes = empty(abstract_prefixes(config, mesh, bays, hall.places, length))
+        self._slots = empty(abstract_slots(config, mesh, bays, hall.slots, columns, said))
+        self._llama = unstacked_decoder(policy.params["llama"], config=config)
+        self._prefix_ids = put_whole(mesh, np.asarray(policy.prefix_ids, np.int32))
+        base = np.asarray(jax.random.key_data(base_key(seed, iteration)))
+        self._base = jax.random.wrap_key_data(put_whole(mesh, base))
+        self._settings = {"config": config, "eos_id": policy.tokenizer.eos_id, "uses": uses_of(decodings)}
+        self._steps = _STEPS_TO_STOP if any(one.stop for one in decodings) else _STEPS
+        self._lanes = len(share_of(mesh, hall.lanes).rows)  # of this process
+        self._guests: list[list[_Guest | None]] = [[None] * (hall.bays * hall.places) for _ in range(self._lanes)]
+        self._speakers: list[list[_Turn | None]] = [[None] * (hall.bays * hall.slots) for _ in range(self._lanes)]
+        self._last_result: float | None = None
+
+    def converse(
+        self, visits: Sequence[Visit], between: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Any]]:
+        """Holds all dialogues; yields the number of each visit and what its dialogue returned, as they end.
+
+        Args:
+            visits: those of this process. between: called in all processes alike, behind every program.
+        """
+        programs: dict[str, Callable[..., Ended]] = {
+            "look": self._look,
+            "weigh": self._weigh,
+            "read": self._read,
+            "decode": self._decode,
+        }
+        began = time.perf_counter()
+        with _Ahead(visits, 2 * self._lanes, self._pixels) as ahead:
+            while (action := self._next_action(ahead)) is not None:
+                kind, *how = action
+                ended = programs[kind](ahead, *how)
+                self.tally.seconds += time.perf_counter() - began
+                began = time.perf_counter()
+                between()
+                yield from ended
+
+    def _next_action(self, ahead: _Ahead) -> tuple | None:
+        """The program that all processes run next; None when nothing is left to do.
+
+        The fullest one that brings work to slots or clears places, if it is full enough or no slot is live.
+        """
+        offers: Counter = Counter()
+        arriving = ahead.left
+        for lane, guests in enumerate(self._guests):
+            if any(guest and guest.looks is not None for guest in guests):
+                offers["look",] += 1
+            elif arriving and None in guests:
+                offers["look",] += 1
+                arriving -= 1
+            chosen: dict[tuple, int] = {}
+            for guest in filter(None, guests):
+                for kind, turns in self._groups(lane, guest).items():
+                    chosen[kind] = max(chosen.get(kind, 0), len(turns))
+            offers.update(chosen)
+        live = sum(turn is not None for lane in self._speakers for turn in lane)
+        everybody = gather((offers, live))
+        offers = sum((one for one, _ in everybody), Counter())
+        ways = len(everybody) * self._lanes / self.hall.lanes  # processes that offer for the same lane
+        best: tuple | None = None
+        most = 0.0
+        for kind in sorted(offers, key=lambda kind: (_ORDER[kind[0]], kind)):
+            places = self.hall.lanes * ways * (1 if kind[0] == "look" else PROMPTS)
+            if (full := offers[kind] / places) > most:
+                best, most = kind, full
+        return ("decode",) if sum(live for _, live in everybody) and most < FULL_ENOUGH else best
+
+    def _groups(self, lane: int, guest: _Guest) -> dict[tuple, list[_Turn]]:
+        """What of a guest's waiting turns could be read together, by the program that would read them."""
+        groups: dict[tuple, list[_Turn]] = {}
+        bay = guest.place // self.hall.places
+        free = self._speakers[lane][bay * self.hall.slots : (bay + 1) * self.hall.slots].count(None)
+        for turn in guest.waiting:
+            asked = turn.asked
+            kind = ("weigh", turn.width, asked.candidates) if isinstance(asked, Weigh) else ("read", turn.width)
+            group = groups.setdefault(kind, [])
+            if len(group) < (PROMPTS if isinstance(asked, Weigh) else min(PROMPTS, free)):
+                group.append(turn)
+        return {kind: group for kind, group in groups.items() if group}
+
+    def _look(self, ahead: _Ahead) -> Ended:
+        """Brings a video to every lane that waits for one: a new one, or what a dialogue wants to look at."""
+        seen: list[np.ndarray | None] = []
+        at = np.full(self._lanes, self.hall.bays * self.hall.places, np.int32)
+        arrived: list[_Guest] = []
+        for lane, guests in enumerate(self._guests):
+            asking = next((guest for guest in guests if guest and guest.looks is not None), None)
+            if asking is None and ahead.left and None in guests:
+                began = time.perf_counter()
+                number, dialogue, looks = ahead.take()
+                self.tally.waited_s += time.perf_counter() - began
+                asking = _Guest(number, dialogue, lane, guests.index(None), looks)
+                guests[asking.place] = asking
+                self.tally.videos += 1
+            if asking is None:
+                seen.append(None)
+                continue
+            at[lane] = asking.place
+            seen.append(asking.looks)
+            asking.looks = None
+            arrived.append(asking)
+            self.tally.prefills += 1
+        frames = np.stack([self._nothing if one is None else one for one in seen])
+        pixels = put_batch(self.policy.mesh, frames)
+        self._begins_work()
+        config, params = self.policy.config, self.policy.params
+        new = prefill(params, self._prefix_ids, self._encode(params, pixels, config=config), config=config)
+        self._prefixes = place_prefixes(self._prefixes, new, put_batch(self.policy.mesh, at))
+        return [ended for guest in arrived for ended in self._go_on(guest)]
+
+    def _weigh(self, ahead: _Ahead, width: int, candidates: tuple[int, ...]) -> Ended:
+        """Log-probs of the candidates behind the turns of one video in each lane."""
+        turns = self._take(("weigh", width, candidates))
+        prompts = self._prompts(turns, width)
+        self._begins_work()
+        tokens = put_whole(self.policy.mesh, np.asarray(candidates, np.int32))
+        out = next_token_logprobs(self._llama, self._prefixes, prompts, tokens, config=self.policy.config)
+        logprobs = self._fetch(out)
+        return [
+            ended
+            for lane, group in enumerate(turns)
+            for j, turn in enumerate(group)
+            for ended in self._answer(turn, logprobs[lane, j])
+        ]
+
+    def _read(self, ahead: _Ahead, width: int) -> Ended:
+        """Reads turns of one video in each lane into free slots."""
+        turns = self._take(("read", width))
+        nobody = self.hall.bays * self.hall.slots
+        shape = (self._lanes, PROMPTS)
+        slot, limit = np.full(shape, nobody, np.int32), np.ones(shape, np.int32)
+        purpose, record, sample = (np.zeros(shape, np.uint32) for _ in range(3))
+        style = Style(*(np.zeros(shape, np.int32 if name == "top_k" else np.float32) for name in Style._fields))
+        for lane, group in enumerate(turns):
+            for j, turn in enumerate(group):
+                asked = turn.asked
+                assert isinstance(asked, Say)
+                first = turn.guest.place // self.hall.places * self.hall.slots
+                slot[lane, j] = self._speakers[lane].index(None, first)
+                self._speakers[lane][slot[lane, j]] = turn
+                how = asked.decoding
+                limit[lane, j] = how.max_new_tokens
+                purpose[lane, j], sample[lane, j] = _PURPOSES[asked.purpose], asked.sample
+                record[lane, j] = record_hash(asked.record)
+                for name, array in style._asdict().items():
+                    array[lane, j] = getattr(how, name)
+        prompts = self._prompts(turns, width)
+        host = Start(slot, limit, purpose, record, sample, style)
+        start = jax.tree.map(lambda x: put_batch(self.policy.mesh, x), host)
+        self._begins_work()
+        self._slots = read(
+            self._slots, self._llama, self._prefixes, prompts, start, self._base, **self._settings
+        )
+        return []
+
+    def _decode(self, ahead: _Ahead) -> Ended:
+        """Says tokens until some texts have ended."""
+        self._begins_work()
+        enough = max(1, self.hall.lanes // 2)
+        self._slots, taken = decode(
+            self._slots, self._llama, self._prefixes, enough=enough, steps=self._steps, **self._settings
+        )
+        steps, said = (int(number) for number in np.asarray(taken))
+        slots = self._slots
+        live, count, tokens = (self._fetch(x) for x in (slots.live, slots.count, slots.tokens))
+        self.tally.steps += steps
+        self.tally.slot_steps += steps * self.hall.all_slots
+        self.tally.decoded += said
+        ended: Ended = []
+        stopped = np.zeros(live.shape, bool)
+        for lane, speakers in enumerate(self._speakers):
+            for i, turn in enumerate(speakers):
+                if turn is None:
+                    continue
+                told = self._told(turn, tokens[lane, i, : count[lane, i]].tolist(), bool(live[lane, i]))
+                if told is not None:
+                    stopped[lane, i] = live[lane, i]
+                    speakers[i] = None
+                    ended += self._answer(turn, told)
+        if self._steps == _STEPS_TO_STOP:  # a rule of the settings and not of what was said: all processes call it
+            shape = (-1, self.hall.slots)
+            self._slots = halt(self._slots, put_batch(self.policy.mesh, stopped.reshape(shape)))
+        return ended
+
+    def _told(self, turn: _Turn, tokens: list[int], live: bool) -> Completion | None:
+        """What a slot has said, if it has ended by itself or at a string that ends it."""
+        assert isinstance(turn.asked, Say)
+        text_of = self.policy.tokenizer.decode
+        if cut := stopped_at(tokens, turn.asked.decoding.stop, text_of):
+            return Completion(cut[0], tuple(tokens[: cut[1]]), "stop")
+        if live:
+            return None
+        ended = tokens[-1] == self.policy.tokenizer.eos_id
+        return Completion(text_of(tokens), tuple(tokens), "stop" if ended else "length")
+
+    def _take(self, kind: tuple) -> list[list[_Turn]]:
+        """For each lane, the most turns of one guest that this program reads together; they no longer wait."""
+        taken: list[list[_Turn]] = []
+        for lane, guests in enumerate(self._guests):
+            groups = [self._groups(lane, guest).get(kind, []) for guest in guests if guest]
+            best = max(groups, key=len, default=[])
+            for turn in best:
+                turn.guest.waiting.remove(turn)
+            taken.append(best)
+        return taken
+
+    def _prompts(self, turns: Sequence[Sequence[_Turn]], width: int) -> Prompts:
+        at = np.zeros(self._lanes, np.int32)
+        tokens, lengths = np.zeros((self._lanes, PROMPTS, width), np.int32), np.zeros((self._lanes, PROMPTS), np.int32)
+        for lane, group in enumerate(turns):
+            for j, turn in enumerate(group):
+                at[lane] = turn.guest.place
+                tokens[lane, j, : len(turn.ids)] = turn.ids
+                lengths[lane, j] = len(turn.ids)
+        self.tally.prompts += sum(map(len, turns))
+        self.tally.prompt_tokens += int(lengths.sum())
+        self.tally.prompt_positions += tokens.size
+        return jax.tree.map(lambda x: put_batch(self.policy.mesh, x), Prompts(at, tokens, lengths))
+
+    def _answer(self, turn: _Turn, answer: Any) -> Ended:
+        """Keeps an answer; goes on with the dialogue when it was the last one that is waited for."""
+        guest = turn.guest
+        guest.answers[turn.number] = answer
+        guest.open -= 1
+        return [] if guest.open else self._go_on(guest)
+
+    def _go_on(self, guest: _Guest) -> Ended:
+        """Tells a dialogue what it has asked for, and takes up what it asks next, until that needs a program."""
+        while not guest.open:
+            try:
+                asked = guest.dialogue.send(guest.answers if guest.started else None)
+            except StopIteration as end:
+                self._guests[guest.lane][guest.place] = None
+                return [(guest.number, end.value)]
+            guest.started = True
+            if isinstance(asked, Look):
+                guest.looks, guest.answers = self._pixels(asked.frames), []
+                return []
+            guest.answers = [None] * len(asked)
+            for number, one in enumerate(asked):
+                ids = self.policy.tokenizer.encode_turn(one.turn)
+                if isinstance(one, Say):
+                    fits = len(ids) <= self._turn_tokens and bucket(len(ids)) + one.decoding.max_new_tokens <= self.room
+                    guest.answers[number] = None if fits else Completion("", (), "too_long")
+                else:
+                    fits = bucket(len(ids)) < self.room
+                if fits:
+                    guest.waiting.append(_Turn(one, ids, guest, number))
+                    guest.open += 1
+        return []
+
+    def _begins_work(self) -> None:
+        """Call it before a program is dispatched: the device had nothing to do since the last result was fetched."""
+        if self._last_result is not None:
+            self.tally.idle_s += time.perf_counter() - self._last_result
+            self._last_result = None
+
+    def _fetch(self, array: jax.Array) -> np.ndarray:
+        """The rows of this process, [own lanes, slots of a lane, ...]."""
+        own = fetch_own(self.policy.mesh, array)
+        self._last_result = time.perf_counter()
+        return own.reshape(self._lanes, -1, *own.shape[2:])
+
+
+Ended = list[tuple[int, Any]]
+_ORDER = {"weigh": 0, "read": 1, "look": 2}  # of programs that are equally full: what clears places comes first
+
+
+class _Ahead:
+    """Visits in their order, loaded a few ahead of time in one other thread, so that memory is bounded."""
+
+    def __init__(self, visits: Sequence[Visit], depth: int, prepare: Callable[[np.ndarray], np.ndarray]):
+        self._visits, self._depth, self._prepare = visits, depth, prepare
+        self._begun = self._taken = 0
+        self._loading: deque[Future] = deque()
+
+    @property
+    def left(self) -> int:
+        return len(self._visits) - self._taken
+
+    def take(self) -> tuple[int, Dialogue, np.ndarray]:
+        """Waits for the next one: its number, its dialogue, and what the policy sees."""
+        dialogue, pixels = self._loading.popleft().result()
+        number, self._taken = self._taken, self._taken + 1
+        self._fill()
+        return number, dialogue, pixels
+
+    def _load(self, visit: Visit) -> tuple[Dialogue, np.ndarray]:
+        dialogue, frames = visit()
+        return dialogue, self._prepare(frames)
+
+    def _fill(self) -> None:
+        while self._begun < len(self._visits) and len(self._loading) < self._depth:
+            self._loading.append(self._pool.submit(self._load, self._visits[self._begun]))
+            self._begun += 1
+
+    def __enter__(self) -> _Ahead:
+        self._pool = ThreadPoolExecutor(1, "video")
+        self._fill()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 def record_hash(record_id: str) -> int:
@@ -90,107 +523,26 @@ def record_hash(record_id: str) -> int:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:4], "little")
 
 
-def encode_frames(policy: Policy, frames: Sequence[np.ndarray]) -> jax.Array:
-    """uint8 frames [t, H, W, 3] of each video of this process -> features [b, n, d_vision] of the batch."""
-    size = policy.config.vision.image_size
-    pixels = np.stack([preprocess(one, size) for one in frames])
-    return encode(policy.params, put_batch(policy.mesh, pixels), config=policy.config)
+def stopped_at(
+    tokens: Sequence[int], stops: Sequence[str], text_of: Callable[[Sequence[int]], str]
+) -> tuple[str, int] | None:
+    """The text before the first stop string, and how many tokens say it with the string; None where there is none."""
+    if not any(stop in text_of(tokens) for stop in stops):
+        return None
+    for count in range(1, len(tokens) + 1):
+        text = text_of(tokens[:count])
+        if found := [text.index(stop) for stop in stops if stop in text]:
+            return text[: min(found)], count
+    return None
 
 
-def open_prefixes(policy: Policy, features: jax.Array) -> KVCache:
-    """The KV prefix of each video, to be read by all that follows."""
-    ids = put_whole(policy.mesh, np.asarray(policy.prefix_ids, np.int32))
-    return prefill(policy.params, ids, features, config=policy.config)
-
-
-def complete(
-    policy: Policy,
-    prefixes: KVCache,
-    turns: Sequence[Sequence[str | None]],
-    ids: Sequence[Sequence[str]],
-    samples: Sequence[Sequence[int]],
-    decoding: Decoding,
-    *,
-    purpose: Purpose,
-    seed: int,
-    iteration: int,
-) -> list[list[Completion | None]]:
-    """Continue the user turns turns[b][r] of this process behind their prefixes; None marks an empty place.
-
-    Args:
-        ids, samples: the record and the number of the sample, from which each row's key is made.
-    """
-    prompts, lengths = _encode_turns(policy, turns, prefixes, decoding.max_new_tokens, "prompt and response")
-    record = np.array([[record_hash(one) for one in row] for row in ids], np.uint32)
-    keys = record_keys(seed, iteration, _PURPOSES[purpose], jnp.asarray(record), jnp.asarray(samples, dtype=jnp.uint32))
-    eos = policy.tokenizer.eos_id
-    out = generate(
-        policy.params,
-        prefixes,
-        put_batch(policy.mesh, prompts),
-        put_batch(policy.mesh, lengths),
-        _put_keys(policy.mesh, keys),
-        config=policy.config,
-        max_new_tokens=decoding.max_new_tokens,
-        eos_id=eos,
-        temperature=decoding.temperature,
-        top_p=decoding.top_p,
-        top_k=decoding.top_k,
+def uses_of(decodings: Sequence[Decoding]) -> Uses:
+    """What the program must be able to do for any of them."""
+    drawn = [one for one in decodings if one.temperature > 0]
+    return Uses(
+        noise=bool(drawn),
+        top_p=any(one.top_p < 1 for one in drawn),
+        most_top_k=max((one.top_k for one in drawn), default=0),
+        min_p=any(one.min_p > 0 for one in drawn),
+        repetition_penalty=any(one.repetition_penalty != 1 for one in decodings),
     )
-    tokens, counts, finished = (fetch_own(policy.mesh, array) for array in out)
-
-    def one(i: int, j: int) -> Completion | None:
-        if turns[i][j] is None:
-            return None
-        row = tuple(int(token) for token in tokens[i, j, : counts[i, j]])
-        return Completion(policy.tokenizer.decode(row), row, "stop" if finished[i, j] else "length")
-
-    return [[one(i, j) for j in range(len(turns[i]))] for i in range(len(turns))]
-
-
-def letter_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[str | None]]) -> np.ndarray:
-    """log p(A), log p(B) behind each user turn: float32[b, r, 2]; rows of None are meaningless."""
-    prompts, lengths = _encode_turns(policy, turns, prefixes, 1, "judge prompt")
-    letters = put_whole(policy.mesh, np.asarray(policy.tokenizer.letter_ids, np.int32))
-    out = next_token_logprobs(
-        policy.params,
-        prefixes,
-        put_batch(policy.mesh, prompts),
-        put_batch(policy.mesh, lengths),
-        letters,
-        config=policy.config,
-    )
-    return fetch_own(policy.mesh, out)
-
-
-def _encode_turns(
-    policy: Policy, turns: Sequence[Sequence[str | None]], prefixes: KVCache, room: int, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """int32[b, r, m] left-aligned tokens and int32[b, r] lengths; empty places have length 0.
-
-    All processes give their arrays the width of the longest turn of any.
-
-    Raises:
-        DataError: that turn, and `room` tokens more, exceed the context window behind the prefix.
-    """
-    encoded = [[[] if turn is None else policy.tokenizer.encode_turn(turn) for turn in row] for row in turns]
-    longest = most(max(len(ids) for row in encoded for ids in row))
-    policy.check_fits(prefixes.length, longest + room, what)
-    width = bucket(longest)
-    prompts = np.zeros((len(encoded), len(encoded[0]), width), np.int32)
-    for i, row in enumerate(encoded):
-        for j, ids in enumerate(row):
-            prompts[i, j, : len(ids)] = ids
-    return prompts, np.array([[len(ids) for ids in row] for row in encoded], np.int32)
-
-
-def _put_keys(mesh: Mesh, keys: jax.Array) -> jax.Array:
-    return jax.random.wrap_key_data(put_batch(mesh, jax.random.key_data(keys)))
-
-
-def open_policy(name: str | PolicyFolder, mesh: Mesh, prompts: Prompts, *, verify: VerifyMode = "always") -> Policy:
-    """The policy that a user names (see `weights.policy_folder`), on the mesh."""
-    folder = find_policy(name) if isinstance(name, str) else name
-    params, digest = load_params(folder, mesh, verify=verify)
-    model = folder.config.on(mesh.devices.flat[0].platform)
-    return Policy(model, params, load_tokenizer(folder.tokenizer_folder), prompts, mesh, digest)

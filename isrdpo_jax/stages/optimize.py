@@ -25,8 +25,8 @@ from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.runs.processes import first_says, is_first
 from isrdpo_jax.schema import Config, DpoConfig
 from isrdpo_jax.stages.adapters import plain_params, trained_and_frozen, with_adapters
-from isrdpo_jax.stages.engine import Policy
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order, place, updates
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.shares import put_whole
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from isrdpo_jax.programs.dpo_step import PairBatch
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.schema import DpoConfig
 from isrdpo_jax.sharding import check_batch
-from isrdpo_jax.stages.engine import Policy, encode_frames
+from isrdpo_jax.stages.policy import Policy, encode_frames
 from isrdpo_jax.stages.shares import put_batch, share_of
 
 Row = dict[str, Any]

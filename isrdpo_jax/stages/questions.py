@@ -17,9 +17,11 @@ from isrdpo_jax.errors import DataError
 from isrdpo_jax.programs.dpo_step import PairBatch, response_logprobs
 from isrdpo_jax.programs.encode import encode_images
 from isrdpo_jax.programs.packed import PackedRows
-from isrdpo_jax.schema import MeshConfig
+from isrdpo_jax.schema import CollectConfig, MeshConfig
 from isrdpo_jax.sharding import make_mesh, replicated
-from isrdpo_jax.stages.engine import Decoding, Policy, complete, encode_frames, open_policy, open_prefixes, put_batch
+from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say
+from isrdpo_jax.stages.policy import Policy, encode_frames, open_policy
+from isrdpo_jax.stages.shares import put_batch
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +32,28 @@ def _open(model: str, prompts_dir: str | None) -> Policy:
     return open_policy(model, mesh, load_prompts(prompts_dir))
 
 
-def _features(policy: Policy, path: Path) -> jax.Array:
-    """Features [1, n, d_vision] of a video, or of an image; a model without an image tower sees the image as a video
-    that stands still."""
+def _look(policy: Policy, path: Path) -> tuple[np.ndarray, bool]:
+    """What the policy is to see of a video or an image, uint8, and whether it is for the image tower: [H, W, 3].
+
+    A model without an image tower sees an image as a video that stands still: [t, H, W, 3].
+    """
     config = policy.config
     if not is_image(path):
-        return encode_frames(policy, [decode_video(path, config.vision.num_frames).frames])
+        return decode_video(path, config.vision.num_frames).frames, False
     image = read_image(path)
-    if config.image is None:
-        log.warning("%s: the model has no image tower, so the image is seen as a video that stands still.", path)
-        return encode_frames(policy, [np.broadcast_to(image, (config.vision.num_frames, *image.shape))])
-    pixels = preprocess_image(image, config.image.image_size)
+    if config.image is not None:
+        return image, True
+    log.warning("%s: the model has no image tower, so the image is seen as a video that stands still.", path)
+    return np.broadcast_to(image, (config.vision.num_frames, *image.shape)), False
+
+
+def _features(policy: Policy, seen: np.ndarray, image: bool) -> jax.Array:
+    """Features [1, n, d_vision]."""
+    config = policy.config
+    if not image:
+        return encode_frames(policy, [seen])
+    assert config.image is not None
+    pixels = preprocess_image(seen, config.image.image_size)
     return encode_images(policy.params, put_batch(policy.mesh, pixels[None]), config=config)
 
 
@@ -64,22 +77,20 @@ def answer_question(
     check_text(question, "the question")
     policy = _open(model, prompts_dir)
     turn = policy.prompts.answer(question)
-    prefix = open_prefixes(policy, _features(policy, path))
-    room = policy.config.llama.max_positions - prefix.length - bucket(len(policy.tokenizer.encode_turn(turn)))
+    seen, image = _look(policy, path)
+    ids = policy.tokenizer.encode_turn(turn)
+    room = policy.config.llama.max_positions - policy.prefix_length_of(image=image) - bucket(len(ids))
     if room < 1:
         raise DataError(f"the question leaves no room for an answer in {policy.config.llama.max_positions} positions.")
-    (answer,) = complete(
-        policy,
-        prefix,
-        [[turn]],
-        [[question]],
-        [[0]],
-        Decoding(min(max_new_tokens, room), temperature),
-        purpose="respond",
-        seed=seed,
-        iteration=0,
-    )[0]
-    assert answer is not None
+    how = Decoding(min(max_new_tokens, room), temperature)
+    one = CollectConfig(batch_videos=1, lanes=1, slots=1, turn_tokens=len(ids))
+    engine = Engine(policy, one, [how], seed=seed, image=image)
+
+    def interview() -> Dialogue:
+        (answer,) = yield [Say(turn, question, how, "respond")]
+        return answer
+
+    ((_, answer),) = engine.converse([lambda: (interview(), seen)])
     return {"text": answer.text, "finish": answer.finish, "tokens": list(answer.tokens)}
 
 
@@ -91,7 +102,7 @@ def score_response(
     check_text(response, "the response")
     policy = _open(model, prompts_dir)
     turn, tokens = policy.tokenizer.encode_turn(prompt), tuple(policy.tokenizer.encode_response(response))
-    features = _features(policy, path)
+    features = _features(policy, *_look(policy, path))
     prefix_length = len(policy.prefix_ids) + features.shape[1]
     policy.check_fits(prefix_length, len(turn) + len(tokens), "prompt and response")
     pair = PairTokens(tuple(turn), tokens, tokens[-1:])  # scored like a pair; the other side is a bare EOS

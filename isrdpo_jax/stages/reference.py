@@ -21,9 +21,9 @@ from isrdpo_jax.runs.manifest import hash_json
 from isrdpo_jax.runs.processes import first_says, meet
 from isrdpo_jax.schema import DpoConfig
 from isrdpo_jax.stages.adapters import with_adapters
-from isrdpo_jax.stages.engine import Policy
 from isrdpo_jax.stages.pair_batches import PairSet, micro_batches, place, updates
 from isrdpo_jax.stages.parts import discard_unfinished, finished, wait_for_all
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.shares import fetch, put_whole, share_of
 
 

@@ -1,0 +1,135 @@
+"""Decoding slots and the prefixes that they read: what stays on the devices while videos come and go.
+
+Videos are held in *bays*. A bay has places for s videos, a KV prefix each, and r slots, each of which continues any of
+them; so a slot whose text ends early serves the bay's other video, and a prefix is read once for all of its slots.
+Bays lie in *lanes*, of which the devices have the same number each: one call of a program brings one video, or one
+video's prompts, to every lane. Within a lane, places and slots are numbered bay by bay.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.ops.sampling import Style
+from isrdpo_jax.schema import ModelConfig
+from isrdpo_jax.sharding import activation_sharding, batch_sharding, constrain
+
+PREFIX_AXES = ("batch", None, "kv_heads", None, None)
+OWN_AXES = ("batch", None, "kv_heads", None, None)
+
+
+class Slots(NamedTuple):
+    """What every slot [b, r] of the b bays says.
+
+    Attributes:
+        own: keys and values of its prompt and its tokens, [b, r, k, m, c] a layer.
+        place: int32, which of the bay's videos it continues. length: int32, columns of `own` in use.
+        tokens: int32[b, r, most], what it has said, EOS included; count: int32, how many. limit: int32, how many it
+            may say.
+        keys: token j is drawn with fold_in(key, j). style: how it is drawn.
+        live: bool, whether it goes on.
+    """
+
+    own: KVCache
+    place: Any
+    length: Any
+    tokens: Any
+    count: Any
+    limit: Any
+    keys: Any
+    style: Style
+    live: Any
+
+
+def abstract_prefixes(config: ModelConfig, mesh: Mesh, bays: int, places: int, length: int) -> KVCache:
+    """Shapes of the prefixes of all bays, [b, s, k, p, c] a layer, as they lie on the mesh."""
+    return _cache(config, mesh, (bays, places), length, PREFIX_AXES)
+
+
+def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, columns: int, most: int) -> Slots:
+    """Shapes of all slots.
+
+    Args:
+        columns: of their own that a slot has, m: for its prompt and what it says. most: tokens that it may say.
+    """
+    here = batch_sharding(mesh)
+
+    def rows(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((bays, slots, *more), dtype, sharding=here)
+
+    return Slots(
+        _cache(config, mesh, (bays, slots), columns, OWN_AXES),
+        place=rows(jnp.int32),
+        length=rows(jnp.int32),
+        tokens=rows(jnp.int32, most),
+        count=rows(jnp.int32),
+        limit=rows(jnp.int32),
+        keys=rows(jnp.uint32, 2),
+        style=Style(*(rows(jnp.int32 if name == "top_k" else jnp.float32) for name in Style._fields)),
+        live=rows(jnp.bool_),
+    )
+
+
+def empty(abstract: Any) -> Any:
+    """Zeros of these shapes, made where they lie."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)  # noqa: E731
+    return jax.jit(zeros, out_shardings=shardings)()
+
+
+@functools.partial(jax.jit, donate_argnames="prefixes")
+def place_prefixes(prefixes: KVCache, new: KVCache, at: jax.Array) -> KVCache:
+    """Puts one prefix into each lane.
+
+    Args:
+        prefixes: [b, s, k, p, c] a layer. new: [l, k, p, c] a layer, one for each of l lanes.
+        at: int[l], the place in the lane; one that the lane does not have puts nothing.
+    """
+
+    def put(old: jax.Array, one: jax.Array) -> jax.Array:
+        lanes = lanes_of(old, at.shape[0])
+        put_one = lambda lane, place, prefix: lane.at[place].set(prefix, mode="drop")  # noqa: E731
+        return jax.vmap(put_one)(lanes, at, one.astype(old.dtype)).reshape(old.shape)
+
+    return jax.tree.map(lambda old, one: constrain(put(old, one), PREFIX_AXES, old), prefixes, new)
+
+
+@functools.partial(jax.jit, donate_argnames="slots")
+def halt(slots: Slots, ended: jax.Array) -> Slots:
+    """Ends the texts of some slots, bool[b, r]."""
+    return slots._replace(live=slots.live & ~ended)
+
+
+def lanes_of(x: jax.Array, lanes: int) -> jax.Array:
+    """[b, s, ...] or [b, r, ...] -> [lanes, places or slots of a lane, ...]."""
+    return x.reshape(lanes, -1, *x.shape[2:])
+
+
+def prefix_at(prefixes: KVCache, at: jax.Array) -> KVCache:
+    """The prefix of one place in each lane: [l, 1, k, p, c] a layer.
+
+    Args:
+        at: int[l].
+    """
+    take = jax.vmap(lambda lane, place: jax.lax.dynamic_slice_in_dim(lane, place, 1))
+    return jax.tree.map(lambda x: take(lanes_of(x, at.shape[0]), at), prefixes)
+
+
+def stay(slots: Slots) -> Slots:
+    """The slots, laid out as `abstract_slots` has them: a program's result lies where its argument lay."""
+    where = jax.tree.map(lambda x: ("batch", ...), slots)._replace(own=jax.tree.map(lambda x: OWN_AXES, slots.own))
+    return jax.tree.map(lambda x, axes: constrain(x, axes, slots.own.k[0]), slots, where)
+
+
+def _cache(config: ModelConfig, mesh: Mesh, lead: tuple[int, int], length: int, axes: tuple) -> KVCache:
+    llama = config.llama
+    shape = (*lead, llama.num_kv_heads, length, llama.head_dim)
+    sharding = activation_sharding(mesh, axes, shape)
+    one: Any = jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype), sharding=sharding)
+    return KVCache((one,) * llama.num_layers, (one,) * llama.num_layers)

@@ -1,0 +1,118 @@
+"""How many videos an engine holds, and how many texts it says at a time: what was asked for, as far as memory goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from isrdpo_jax.data.packing import bucket
+from isrdpo_jax.errors import ConfigError
+from isrdpo_jax.runs.processes import most
+from isrdpo_jax.schema import CollectConfig, ModelConfig
+from isrdpo_jax.sharding import batch_ways, kv_head_ways
+
+SPARE = 0.15  # of a device's memory, left to the programs' temporary values
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Hall:
+    """How many videos are held, and how many texts are said at a time; see `programs.slots`.
+
+    Attributes:
+        lanes: over all devices. bays: in a lane. places, slots: in a bay.
+    """
+
+    lanes: int
+    bays: int
+    places: int
+    slots: int
+
+    @staticmethod
+    def of(videos: int, lanes: int, slots: int) -> Hall:
+        """For so many videos: two in a bay of `slots` slots; one and half the slots where a lane has an odd number.
+
+        Args:
+            videos: a multiple of lanes.
+        """
+        each = videos // lanes
+        if each % 2:
+            return Hall(lanes, each, 1, -(-slots // 2))
+        return Hall(lanes, each // 2, 2, slots)
+
+    @property
+    def videos(self) -> int:
+        return self.lanes * self.bays * self.places
+
+    @property
+    def all_slots(self) -> int:
+        return self.lanes * self.bays * self.slots
+
+    def bytes_on_device(self, config: ModelConfig, mesh: Mesh, prefix: int, columns: int) -> int:
+        """Of all keys and values, on one device.
+
+        Args:
+            prefix, columns: positions of a prefix, and of a slot.
+        """
+        llama = config.llama
+        position = 2 * llama.num_layers * llama.num_kv_heads * llama.head_dim * jnp.dtype(config.compute_dtype).itemsize
+        positions = self.bays * (self.places * prefix + self.slots * columns)
+        return self.lanes // batch_ways(mesh) * positions * position // kv_head_ways(mesh)
+
+
+def slot_columns(turn_tokens: int, most_said: int) -> int:
+    """Columns that a slot has for a turn and for what is said behind it."""
+    return bucket(turn_tokens) + most_said
+
+
+def hall_that_fits(
+    collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int, columns: int
+) -> Hall:
+    """The hall that the configuration asks for, or the largest one that memory has room for.
+
+    Args:
+        prefix, columns: positions of a prefix, and of a slot.
+
+    Raises:
+        ConfigError: not one video in every lane fits, or the numbers do not divide.
+    """
+    ways = batch_ways(mesh)
+    lanes = collect.lanes or ways
+    if lanes % ways or collect.batch_videos % lanes:
+        raise ConfigError(
+            f"collect.batch_videos={collect.batch_videos}, collect.lanes={lanes}: the first must be a multiple of the "
+            f"second, and that of the data x fsdp = {ways} devices."
+        )
+    wanted = Hall.of(collect.batch_videos, lanes, collect.slots)
+    budget = memory_budget(collect, mesh)
+    if budget is None:
+        return wanted
+    hall = wanted
+    while hall.bytes_on_device(config, mesh, prefix, columns) > budget and hall.bays > 1:
+        hall = replace(hall, bays=hall.bays - 1)
+    if (needed := hall.bytes_on_device(config, mesh, prefix, columns)) > budget and hall.places > 1:
+        hall = Hall.of(lanes, lanes, collect.slots)
+        needed = hall.bytes_on_device(config, mesh, prefix, columns)
+    if needed > budget:
+        raise ConfigError(
+            f"collect: to hold one video in each of {lanes} lanes, keys and values take {needed / GIB:.2f} GiB of "
+            f"every device ({prefix} positions of a prefix, {hall.slots} slots of {columns}), and there are "
+            f"{budget / GIB:.2f}. Lower collect.turn_tokens, sampling.max_new_tokens or collect.slots, or split the "
+            "model over more devices (mesh.tensor)."
+        )
+    return hall
+
+
+def memory_budget(collect: CollectConfig, mesh: Mesh) -> int | None:
+    """Bytes of a device that keys and values may take; None where the device does not say what it has."""
+    if collect.memory_gib is not None:
+        return round(collect.memory_gib * GIB)
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    free = [
+        int(one["bytes_limit"] * (1 - SPARE)) - one["bytes_in_use"] for one in stats if one and "bytes_limit" in one
+    ]
+    # The least of all processes, in MiB: what they agree on is 32 bits wide.
+    least = -most(-(min(free) // 2**20)) if free else 0
+    return least * 2**20 if free else None
