@@ -2,9 +2,11 @@
 
     python benchmarks/collect.py [--size 4M 110M] [--videos 8] [--runs 3] [--threads 2] [--quick] [--json]
 
-Ours is `stages.collect.collect_batch` as a run calls it, from frames, tower included. The weights are random, but for a
-head that ends a text behind every token with about the same probability, so that lengths have a long tail. What ours
-says is determined by its seed: every run makes the same tokens. The peer, `generate` in PyTorch, gets the same weights,
+Ours is `stages.collect.collect` as a run calls it, from frames, tower included. The weights are random, but for a head
+that ends a text behind every token with about the same probability, so that lengths have a long tail. What ours says is
+determined by its seed: every run makes the same tokens. Beside it stand the same engine that asks one thing at a time
+about one video at a time (what sharing the prefix brings), and one that takes two videos and says all that they need at
+once, and two more when all is said (what saying things together brings; the rest is slots that stay full). The peer, `generate` in PyTorch, gets the same weights,
 tower features (which cost it nothing), prompts and sampling, and is told for every request after how many tokens it
 ends: those that ours made. The log-odds of its verdicts must be ours. It runs request by request, and in batches of the
 size that was the fastest in a first round. `--quick` leaves the larger size out and takes four videos.
@@ -42,14 +44,16 @@ from isrdpo_jax.schema import (
     VisionConfig,
 )
 from isrdpo_jax.sharding import make_mesh, parameter_shardings
-from isrdpo_jax.stages.collect import Batch, batch_ranges, collect_batch
-from isrdpo_jax.stages.policy import Policy, encode_frames
+from isrdpo_jax.stages.collect import Rows, collect, collect_engine
+from isrdpo_jax.stages.engine import Tally
 from isrdpo_jax.stages.judge import Case, both_orders
+from isrdpo_jax.stages.policy import Policy, encode_frames
 from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
 TOLERANCE = 1e-4  # of the verdicts' log-odds, nats
 FLOORS = {"request by request": 5.0, "in batches": 2.0}
 SLOT_USE = 0.85
+HELD, SLOTS = 8, 3  # videos that ours holds, and slots for two of them
 MEAN_TOKENS = 40  # of a response or description; most tokens are `--max-tokens`
 PEER_BATCHES = (2, 4, 8, 16)
 
@@ -102,27 +106,45 @@ def make_policy(size: str) -> Policy:
     return Policy(config, params, tokenizer, load_prompts(), mesh, digest="random")
 
 
-def make_videos(config: VisionConfig, count: int) -> list[Video]:
-    """Frames of noise, with a question each."""
+def make_videos(config: VisionConfig, count: int, questions: int) -> list[Video]:
+    """Frames of noise, with so many questions each."""
     rng = np.random.default_rng(0)
     shape = (config.num_frames, config.image_size, config.image_size, 3)
     question = "What does the object do that enters last?"
     return [
-        Video(f"{i}", rng.integers(0, 256, shape, np.uint8), (Question(f"{i}/0", question),), None, ())
+        Video(
+            f"{i}",
+            rng.integers(0, 256, shape, np.uint8),
+            tuple(Question(f"{i}/{j}", question) for j in range(questions)),
+            None,
+            (),
+        )
         for i in range(count)
     ]
 
 
-def collect(policy: Policy, videos: Sequence[Video], config: Config, previous: Mapping[str, str]) -> Batch:
-    """All videos, `collect.batch_videos` at a time, in the second iteration."""
-    batches = [
-        collect_batch(policy, [videos[i] for i in some], config, iteration=2, questions=1, previous=previous)
-        for some in batch_ranges(len(videos), config.collect.batch_videos)
-    ]
-    return Batch(*([row for one in batches for row in getattr(one, kind)] for kind in vars(batches[0])))
+def collect_all(
+    policy: Policy,
+    videos: Sequence[Video],
+    config: Config,
+    previous: Mapping[str, str],
+    at_a_time: int | None = None,
+    iteration: int = 2,
+) -> tuple[Rows, Tally]:
+    """All videos as one stream, or so many at a time, each time to the end."""
+    engine = collect_engine(policy, config, iteration)
+    rows: dict[str, list[Any]] = {kind: [] for kind in vars(Rows())}
+    size = config.collect.batch_videos
+    for start in range(0, len(videos), at_a_time or len(videos)):
+        some = videos[start : start + (at_a_time or len(videos))]
+        batches = {n: range(n * size, min((n + 1) * size, len(some))) for n in range(-(-len(some) // size))}
+        for _, made in sorted(collect(engine, some, batches, config, previous=previous), key=lambda one: one[0]):
+            for kind, those in rows.items():
+                those += getattr(made, kind)
+    return Rows(**rows), engine.tally
 
 
-def peer_requests(policy: Policy, batch: Batch, previous: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+def peer_requests(policy: Policy, batch: Rows, previous: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """What the peer is asked, phase by phase: the prompts of ours, and how many tokens ours made."""
     prompts, encode = policy.prompts, policy.tokenizer.encode_turn
     responses = [
@@ -143,28 +165,15 @@ def peer_requests(policy: Policy, batch: Batch, previous: Mapping[str, str]) -> 
         if judged["log_odds"] is not None:
             first, second = (one["text"] for one in row["responses"])
             case = Case(row["question"], (first, second), judged["context"])
-            turns = both_orders([[case]], prompts)[0]
-            verdicts += [{"video": int(row["video"]), "turn": encode(turn)} for turn in turns if turn]
+            turns = both_orders(case, prompts)
+            verdicts += [{"video": int(row["video"]), "turn": encode(turn)} for turn in turns]
     return {"respond": responses, "describe": descriptions, "judge": verdicts}
 
 
-def log_odds(batch: Batch) -> np.ndarray:
+def log_odds(batch: Rows) -> np.ndarray:
     """log p(A) - log p(B) of every verdict, in the order of the peer's requests."""
     told = [row["log_odds"] for row in batch.judgements if row["log_odds"] is not None]
     return np.array([sign * odds for pair in told for sign, odds in zip((1, -1), pair, strict=True)])
-
-
-def slot_use(batch: Batch, batch_videos: int) -> float:
-    """Useful tokens per step of a decoding slot: a batch decodes until its longest text ends."""
-    used = steps = 0
-    texts = ([[len(one["tokens"]) for one in row["responses"]] for row in batch.responses],)
-    texts += ([[len(row["tokens"])] for row in batch.descriptions],)
-    for rows in texts:
-        for some in batch_ranges(len(rows), batch_videos):
-            lengths = [length for i in some for length in rows[i]]
-            used += sum(lengths)
-            steps += batch_videos * len(rows[0]) * max(lengths)
-    return used / steps
 
 
 def check_same(ours: np.ndarray, peer: Sequence[float]) -> None:
@@ -200,24 +209,37 @@ def peer_collect(peer: TorchPeer, batch: int, odds: np.ndarray, tokens: int, wha
     return sum(answer["seconds"].values())
 
 
-def compare(size: str, count: int, max_tokens: int, runs: int, threads: int) -> tuple[list[Row], dict[str, str]]:
+def compare(size: str, count: int, questions: int, max_tokens: int, runs: int, threads: int) -> tuple[list[Row], dict]:
     """The rows of one size, and the peer's versions."""
     policy = make_policy(size)
-    videos = make_videos(policy.config.vision, count)
+    videos = make_videos(policy.config.vision, count, questions)
+    # A slot has room for the longest turn that is continued: a description and the words around it.
+    full = CollectConfig(batch_videos=HELD, lanes=1, slots=SLOTS, turn_tokens=max_tokens + 64)
     config = Config(
         sampling=SamplingConfig(max_new_tokens=max_tokens, keep_unfinished=True),
         describe=DescribeConfig(max_new_tokens=max_tokens, temperature=1.0),
-        collect=CollectConfig(batch_videos=count),
+        collect=full,
     )
-    singly = config.model_copy(update={"collect": CollectConfig(batch_videos=1)})
-    first = collect_batch(policy, videos, config, iteration=1, questions=1, previous={})
+
+    def held(videos: int, slots: int) -> Config:
+        return config.model_copy(update={"collect": full.model_copy(update={"batch_videos": videos, "slots": slots})})
+
+    ways: dict[str, tuple[Config, int | None]] = {
+        "ours": (config, None),
+        "ours, one thing at a time": (held(1, 1), None),
+        "ours, two videos at once": (held(2, 2 * (2 * questions + 1)), 2),
+    }
+    first, _ = collect_all(policy, videos, config, {}, iteration=1)
     previous = {row["video"]: row["text"] for row in first.descriptions}
-    _, batch = timed(f"{size} ours, first run, not counted", collect, policy, videos, config, previous)
-    timed(f"{size} ours, a video at a time, first run, not counted", collect, policy, videos, singly, previous)
+    made = {
+        key: timed(f"{size} {key}, first run, not counted", collect_all, policy, videos, how, previous, at_a_time)[1]
+        for key, (how, at_a_time) in ways.items()
+    }
+    batch, tally = made["ours"]
     odds, phases = log_odds(batch), peer_requests(policy, batch, previous)
     lengths = [one["count"] for phase in ("respond", "describe") for one in phases[phase]]
-    print(f"{size} tokens: {sorted(lengths)}; {len(phases['judge'])} verdicts", file=sys.stderr)
-    times: dict[str, list[float]] = {"ours": [], "ours singly": [], "request by request": [], "in batches": []}
+    print(f"{size} tokens: {sorted(lengths)}; {len(phases['judge'])} verdicts; {tally.figures()}", file=sys.stderr)
+    times: dict[str, list[float]] = {key: [] for key in (*ways, "request by request", "in batches")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_weights(folder, policy.config, policy.params)
@@ -233,43 +255,44 @@ def compare(size: str, count: int, max_tokens: int, runs: int, threads: int) -> 
                 key=lambda n: peer_collect(peer, n, odds, sum(lengths), f"{size} peer, {n} at a time, first round"),
             )
             for run in range(1, runs + 1):
-                for key, what in (("ours", config), ("ours singly", singly)):
-                    seconds, again = timed(f"{size} run {run} {key}", collect, policy, videos, what, previous)
+                for key, (how, at_a_time) in ways.items():
+                    seconds, (again, _) = timed(
+                        f"{size} run {run} {key}", collect_all, policy, videos, how, previous, at_a_time
+                    )
                     times[key].append(seconds)
                     if key == "ours" and again != batch:
                         raise SystemExit("ours did not say the same again; nothing is compared.")
-                for key, at_a_time in (("request by request", 1), ("in batches", best)):
-                    times[key].append(peer_collect(peer, at_a_time, odds, sum(lengths), f"{size} run {run} peer {key}"))
+                for key, at_once in (("request by request", 1), ("in batches", best)):
+                    times[key].append(peer_collect(peer, at_once, odds, sum(lengths), f"{size} run {run} peer {key}"))
             facts = peer.facts
-    return make_rows(size, policy, times, best, slot_use(batch, count), count), facts
+    return make_rows(size, policy, times, best, tally, count), facts
 
 
 def make_rows(
-    size: str, policy: Policy, times: dict[str, list[float]], best: int, slots: float, videos: int
+    size: str, policy: Policy, times: dict[str, list[float]], best: int, tally: Tally, videos: int
 ) -> list[Row]:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(policy.params["llama"]))
     told = f"{size} ({parameters / 1e6:.1f}M, {policy.config.vision.tokens_per_video} visual)"
-    ours, singly, requests = times["ours"], times["ours singly"], times["request by request"]
-    rows = [
+    ours, prefix, batched = (times[key] for key in list(times)[:3])
+    requests, batches = times["request by request"], times["in batches"]
+    used = tally.figures()["slot_use"]
+    return [
         rate_row(
             f"{told}: generate, request by request", videos, ours, requests, FLOORS["request by request"], "videos/s"
         ),
-        rate_row(
-            f"{told}: generate, {best} at a time", videos, ours, times["in batches"], FLOORS["in batches"], "videos/s"
-        ),
-        rate_row(
-            "  of that: one prefix per video (ours singly : requests)", videos, singly, requests, None, "videos/s"
-        ),
-        rate_row(f"  of that: {videos} videos together (ours : ours singly)", videos, ours, singly, None, "videos/s"),
+        rate_row(f"{told}: generate, {best} at a time", videos, ours, batches, FLOORS["in batches"], "videos/s"),
+        rate_row("  prefix: ours, one thing at a time : requests", videos, prefix, requests, None, "videos/s"),
+        rate_row("  together: two videos at once : one thing", videos, batched, prefix, None, "videos/s"),
+        rate_row("  full slots: ours : two videos at once", videos, ours, batched, None, "videos/s"),
+        Row("  slot use while decoding", used, None, used / SLOT_USE, 1.0, "share", len(ours)),
     ]
-    slot_row = Row("  slot use while decoding", slots, None, slots / SLOT_USE, 1.0, "share", len(ours))
-    return [*rows, slot_row]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["4M", "110M"])
-    parser.add_argument("--videos", type=int, default=8)
+    parser.add_argument("--videos", type=int, default=16)
+    parser.add_argument("--questions", type=int, default=1, help="about every video")
     parser.add_argument("--max-tokens", type=int, default=160, help="most tokens of a response or description")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -281,7 +304,12 @@ def main() -> None:
     facts: dict[str, str] = {}
     for size in [size for size in args.size if not (args.quick and size == "110M")]:
         some, facts = compare(
-            size, min(args.videos, 4) if args.quick else args.videos, args.max_tokens, args.runs, args.threads
+            size,
+            min(args.videos, 4) if args.quick else args.videos,
+            args.questions,
+            args.max_tokens,
+            args.runs,
+            args.threads,
         )
         rows += some
     how = {"threads": args.threads, "dtype": "float32", "jax": jax.__version__, **facts, "cpus": os.cpu_count()}

@@ -30,7 +30,7 @@ DEFAULT = "default"
 # Keys that do not change results: where and on what a run happens, what it saves, and how far it goes.
 WITHOUT_EFFECT = frozenset(
     {
-        *("run.name", "run.dir", "run.iterations", "data.dir", "evaluation.judge"),
+        *("run.name", "run.dir", "run.iterations", "data.dir", "data.feature_cache", "evaluation.judge"),
         *("mesh", "collect.lanes", "collect.slots", "collect.memory_gib", "checkpoint", "processes"),
     }
 )

@@ -35,6 +35,7 @@ from isrdpo_jax.schema import Config
 from isrdpo_jax.session import Session
 from isrdpo_jax.sharding import check_batch, check_heads, make_mesh
 from isrdpo_jax.stages import collect as collecting
+from isrdpo_jax.stages.features import open_features
 from isrdpo_jax.stages.optimize import optimize, update_count
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order
 from isrdpo_jax.stages.pairs import build_pairs
@@ -205,12 +206,13 @@ def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manif
     made = first_says(lambda: collecting.begin(layout, videos))
     todo = {number: batch for number, batch in enumerate(ranges) if not made[number]}
     if todo:
-        engine = collecting.collect_engine(policy, config, layout.index)
-        with session.conversation(layout, "collect", len(todo), engine) as (between, written):
-            collected = collecting.collect(engine, source, todo, config, previous=previous, between=between)
-            for number, rows in collected:
-                collecting.write_batch(layout, jax.process_index(), number, rows)
-                written()
+        with open_features(policy, source, config.data) as kept:
+            engine = collecting.collect_engine(policy, config, layout.index, kept)
+            with session.conversation(layout, "collect", len(todo), engine) as (between, written):
+                collected = collecting.collect(engine, source, todo, config, previous=previous, between=between)
+                for number, rows in collected:
+                    collecting.write_batch(layout, jax.process_index(), number, rows)
+                    written()
     meet()
     counts = first_says(lambda: collecting.finish(layout, videos))
     folders = [layout.responses, layout.descriptions, layout.judgements]
@@ -268,8 +270,11 @@ def _reference(
         return done
     order = epoch_order(len(pairs), config.run.seed, layout.index, epoch=0)
     parts = -(-len(pairs) // config.dpo.batch_size)
-    with session.progress(f"{layout.index} reference", parts) as tick:
-        score_pairs(reference, session.train, pairs, order, config.dpo, layout, after_part=tick)
+    with (
+        session.progress(f"{layout.index} reference", parts) as tick,
+        open_features(reference, session.train, config.data) as kept,
+    ):
+        score_pairs(reference, session.train, pairs, order, config.dpo, layout, kept=kept, after_part=tick)
     return session.seal(layout, "reference", inputs, files=[layout.reference], parent=reference.digest, facts=belongs)
 
 
@@ -284,7 +289,10 @@ def _optimize(
         wanted = {**made.facts, "policy": reference_digest}
         reference = first_says(lambda: load_reference(layout, pairs, made.facts, wanted))
         updates = update_count(len(pairs), config.dpo)
-        with session.progress(f"{layout.index} optimize", updates, saved=False) as tick:
+        with (
+            session.progress(f"{layout.index} optimize", updates, saved=False) as tick,
+            open_features(policy, session.train, config.data) as kept,
+        ):
             params = optimize(
                 policy,
                 session.train,
@@ -295,6 +303,7 @@ def _optimize(
                 starts_at_reference=reference_digest == policy.digest,
                 stop=session.stop,
                 after_update=lambda _: tick(),
+                kept=kept,
                 say=lambda text: session.say(f"  {text}"),
             )
         digest = tree_digest(params)
@@ -331,10 +340,11 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     inputs = {"policy": policy.digest, "data": source.digest}
     if session.done(layout, "evaluate", inputs):
         return
-    engine = heldout_engine(policy, config)
     batches = collecting.batch_ranges(len(source), config.collect.batch_videos)
-    with session.conversation(layout, "evaluate", len(batches), engine) as (between, answered):
-        answers, descriptions = ask_heldout(engine, source, config, between=between, after_batch=answered)
+    with open_features(policy, source, config.data) as kept:
+        engine = heldout_engine(policy, config, kept)
+        with session.conversation(layout, "evaluate", len(batches), engine) as (between, answered):
+            answers, descriptions = ask_heldout(engine, source, config, between=between, after_batch=answered)
     summary = first_says(lambda: _write_evaluation(session, layout, answers, descriptions))
     session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
     session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")

@@ -216,6 +216,9 @@ class DataConfig(Section):
         0.05, description="More bad rows or videos than this share stop the run before compute is spent."
     )
     decode_timeout_s: PositiveFloat = Field(30.0, description="Seconds a decoder may take for one video.")
+    feature_cache: PositiveFloat | None = Field(
+        None, description="GiB of disk under data.dir for the tower's features, 4 MB a video at 7B; none = no cache."
+    )
 
     @property
     def heldout(self) -> bool:

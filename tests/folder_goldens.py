@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from by_programs import say_greedily
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,8 +19,6 @@ from isrdpo_jax import cli
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.models.video_llava import build
 from isrdpo_jax.programs.encode import encode, encode_images
-from isrdpo_jax.programs.generate import generate
-from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.schema import MeshConfig
 from isrdpo_jax.sharding import make_mesh
 from isrdpo_jax.stages.policy import Policy, open_policy
@@ -141,19 +140,10 @@ def check_generated(imported: Imported, kind: Kind) -> None:
     """From pixels to greedy tokens."""
     a, policy = imported.golden.arrays, imported.policy
     expected, turn = a[f"{kind}/greedy"], a["turn"]
-    prefix = prefill(policy.params, a["prefix"], imported.features(kind), config=policy.config)
-    out = generate(
-        policy.params,
-        prefix,
-        turn[None, None],
-        np.array([[len(turn)]], np.int32),
-        jax.random.split(jax.random.key(0), (1, 1)),
-        config=policy.config,
-        max_new_tokens=len(expected),
-        eos_id=policy.tokenizer.eos_id,
-        temperature=0.0,
-    )
-    np.testing.assert_array_equal(out.tokens[0, 0], expected)
+    features, lengths = imported.features(kind), np.array([len(turn)], np.int32)
+    how = {"config": policy.config, "eos_id": policy.tokenizer.eos_id}
+    out = say_greedily(policy.params, a["prefix"], features, turn[None], lengths, len(expected), **how)
+    np.testing.assert_array_equal(out[0], expected)
 
 
 @functools.partial(jax.jit, static_argnames="config")

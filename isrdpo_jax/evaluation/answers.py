@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
+from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Question, Video
 from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.runs.processes import gather
 from isrdpo_jax.schema import Config, DescribeConfig, EvaluationConfig
 from isrdpo_jax.stages.collect import batch_ranges, in_batches
-from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Say
+from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Say, Sight
 from isrdpo_jax.stages.policy import Policy
 
 Row = dict[str, Any]
@@ -30,9 +29,10 @@ def describing(describe: DescribeConfig) -> Decoding:
     return Decoding(describe.max_new_tokens, 0.0)
 
 
-def heldout_engine(policy: Policy, config: Config) -> Engine:
+def heldout_engine(policy: Policy, config: Config, features: FeatureCache | None = None) -> Engine:
     """An engine that answers held-out questions and describes held-out videos."""
-    return Engine(policy, config.collect, [answering(config.evaluation), describing(config.describe)])
+    said = [answering(config.evaluation), describing(config.describe)]
+    return Engine(policy, config.collect, said, features=features)
 
 
 def ask_heldout(
@@ -54,9 +54,9 @@ def ask_heldout(
     answers: list[Row] = []
     descriptions: list[Row] = []
 
-    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+    def visit(i: int) -> tuple[Dialogue, Sight]:
         video = source[i]
-        return _interview(engine.policy, video, config), video.frames
+        return _interview(engine.policy, video, config), Sight(video.frames, video.id)
 
     batches = dict(enumerate(batch_ranges(len(source), config.collect.batch_videos)))
     for _, told in in_batches(engine, batches, config.collect.batch_videos, visit, between):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
-
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.data.shapes_world import language
@@ -20,7 +18,7 @@ from isrdpo_jax.evaluation.protocols import Item, Protocol
 from isrdpo_jax.evaluation.reply_log import Reply, ReplyLog, call_key
 from isrdpo_jax.evaluation.verdicts import OK, Verdict, read_reply
 from isrdpo_jax.schema import CollectConfig
-from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say
+from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say, Sight
 from isrdpo_jax.stages.policy import Policy
 
 
@@ -82,8 +80,8 @@ def judge_by_policy(
             said = yield [Say(turns[item.id], item.id, how, "judge") for item in items]
             return {keys[item.id]: Reply(one.text, one.finish) for item, one in zip(items, said, strict=True)}
 
-        def visit(i: int) -> tuple[Dialogue, np.ndarray]:
-            return interview(unasked[source.ids[i]]), source[i].frames
+        def visit(i: int) -> tuple[Dialogue, Sight]:
+            return interview(unasked[source.ids[i]]), Sight(source[i].frames, source.ids[i])
 
         for _, replies in Engine(policy, collect, [how]).converse([partial(visit, i) for i in todo]):
             log.extend(replies)

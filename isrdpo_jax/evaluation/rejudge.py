@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -29,7 +28,7 @@ from isrdpo_jax.stages.collect import (
     make_case,
     say_description,
 )
-from isrdpo_jax.stages.engine import Completion, Dialogue
+from isrdpo_jax.stages.engine import Completion, Dialogue, Sight
 from isrdpo_jax.stages.parts import read_parts
 from isrdpo_jax.stages.policy import open_policy
 from isrdpo_jax.weights.policy_folder import PolicyFolder
@@ -78,9 +77,9 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
             for question, case, judgement in zip(video.questions, cases, judged, strict=True)
         ]
 
-    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+    def visit(i: int) -> tuple[Dialogue, Sight]:
         video = source[i]
-        return interview(i, video), video.frames
+        return interview(i, video), Sight(video.frames, video.id)
 
     talks = engine.converse([partial(visit, i) for i in range(len(source))])
     told = dict(track(talks, "judge", total=len(source), console=console, transient=True))

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from isrdpo_jax.config import load_config
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Video
@@ -19,7 +17,7 @@ from isrdpo_jax.runs.atomic import append_jsonl, read_json, read_jsonl, truncate
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout, manifest_path
 from isrdpo_jax.runs.manifest import hash_file, hash_json, load_manifest, load_verified
 from isrdpo_jax.schema import Config
-from isrdpo_jax.stages.engine import Dialogue, Engine
+from isrdpo_jax.stages.engine import Dialogue, Engine, Sight
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.weights.policy_folder import CARD, PolicyFolder, find_policy
 
@@ -128,9 +126,9 @@ def answers_of(
     def interview(video: Video) -> Dialogue:
         return answer_rows(video, (yield say_answers(engine.policy, video, config.evaluation)))
 
-    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+    def visit(i: int) -> tuple[Dialogue, Sight]:
         video = source[i]
-        return interview(video), video.frames
+        return interview(video), Sight(video.frames, video.id)
 
     for _, rows in engine.converse([partial(visit, i) for i in todo]):
         append_jsonl(path, *(row for row in rows if row["id"] not in answered))

@@ -146,30 +146,41 @@ class Llama(nnx.Module):
         mask: jax.Array,
         prefix: KVCache,
         sees: jax.Array,
-        past: KVCache | None = None,
-        past_mask: jax.Array | None = None,
+        own: KVCache | None = None,
+        at: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """n further positions of r extensions, each of one of the s prefixes that lie beside it.
 
         Args:
-            x: [b, r, n, d]. positions: int[b, r, n]. mask: bool[b, r, n, n], who of them sees whom.
+            x: [b, r, n, d]. positions: int[b, r, n].
+            mask: bool[b, r, n, m], which of its extension's own columns each position sees.
             prefix: [b, s, k, p, c] a layer. sees: bool[b, s, r].
-            past: [b, r, k, m, c] a layer, the extensions' earlier positions. past_mask: bool[b, r, m].
+            own: [b, r, k, m, c] a layer, into which the new positions are written from column at[b, r] on; without
+                it, the new positions are all that the extensions have.
 
         Returns:
-            Hidden states [b, r, n, d], and the new positions' keys and values [b, r, k, n, c] a layer.
+            Hidden states [b, r, n, d], and the extensions' own keys and values [b, r, k, m, c] a layer.
         """
-        earlier = [None] * len(prefix.k) if past is None else list(zip(past.k, past.v, strict=True))
+        earlier = [None] * len(prefix.k) if own is None else list(zip(own.k, own.v, strict=True))
 
         def body(layer, x, rope, caches):
-            prefix_kv, past_kv = caches
+            (prefix_k, prefix_v), past = caches
 
             def attention(q, k, v):
-                out = attend_behind(q, k, v, mask, prefix_kv, sees, past_kv, past_mask)
-                return out, (k.swapaxes(2, 3), v.swapaxes(2, 3))
+                k, v = k.swapaxes(2, 3), v.swapaxes(2, 3)
+                if past is not None and at is not None:
+                    # Written before they are read: the compiler then needs no copy of the whole.
+                    k, v = (_write(old, new, at) for old, new in zip(past, (k, v), strict=True))
+                return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees), (k, v)
 
             return layer(x, rope, attention)
 
         xs = list(zip(zip(prefix.k, prefix.v, strict=True), earlier, strict=True))
-        hidden, new = self._layers(body, x, positions, xs)
-        return hidden, KVCache(*(tuple(kind) for kind in zip(*new, strict=True)))
+        hidden, kv = self._layers(body, x, positions, xs)
+        return hidden, KVCache(*(tuple(kind) for kind in zip(*kv, strict=True)))
+
+
+def _write(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+    """New columns [b, r, k, n, c] of each extension into its own [b, r, k, m, c], from column at[b, r] on."""
+    write = lambda one, columns, place: jax.lax.dynamic_update_slice_in_dim(one, columns, place, axis=1)  # noqa: E731
+    return jax.vmap(jax.vmap(write))(old, new, at)

@@ -71,10 +71,9 @@ def attend_behind(
     k: jax.Array,
     v: jax.Array,
     mask: jax.Array,
-    prefix: tuple[jax.Array, jax.Array],
+    prefix_k: jax.Array,
+    prefix_v: jax.Array,
     sees: jax.Array,
-    past: tuple[jax.Array, jax.Array] | None = None,
-    past_mask: jax.Array | None = None,
 ) -> jax.Array:
     """Attention of extensions, each of which continues one of the prefixes beside it; nothing is copied per extension.
 
@@ -82,56 +81,39 @@ def attend_behind(
     not depend, in any bit, on which of the prefixes is the extension's own.
 
     Args:
-        q: [b, r, n, h, c], the queries of n new positions of r extensions. k, v: [b, r, n, k, c], theirs.
-        mask: bool[b, r, n, n], who of the new positions sees whom.
-        prefix: keys and values [b, s, k, p, c]: s prefixes, whose keys all extensions of a row may read.
+        q: [b, r, n, h, c], queries of n positions of r extensions. k, v: [b, r, k, m, c], the extensions' own.
+        mask: bool[b, r, n, m], who sees which of its own.
+        prefix_k, prefix_v: [b, s, k, p, c], s prefixes, which all extensions beside them may read.
         sees: bool[b, s, r], which of them each extension continues.
-        past: keys and values [b, r, k, m, c] of the extensions' earlier positions; none where there are none.
-        past_mask: bool[b, r, m].
 
     Returns:
         [b, r, n, h, c] in the dtype of v: one softmax over all that is seen.
     """
     b, r, n, h, c = q.shape
-    s, kv_heads = sees.shape[1], k.shape[3]
+    s, kv_heads = sees.shape[1], k.shape[2]
     groups = h // kv_heads
-    scale = c**-0.5
     query = q.reshape(b, r, n, kv_heads, groups, c).transpose(0, 3, 1, 4, 2, 5)  # [b, k, r, g, n, c]
-    own = query.swapaxes(1, 2).reshape(b, r, kv_heads, groups * n, c)
     beside = jnp.broadcast_to(query.reshape(b, 1, kv_heads, -1, c), (b, s, kv_heads, r * groups * n, c))
+    alone = query.swapaxes(1, 2).reshape(b, r, kv_heads, groups * n, c)
 
-    # Keys times queries and not the reverse: the compiler for CPUs is fast where the long side comes first.
-    logits = jnp.einsum("bskpc,bskxc->bskpx", prefix[0], beside, preferred_element_type=jnp.float32).swapaxes(-1, -2)
+    # x: (r, g, n). Keys times queries and not the reverse: compilers for CPUs are fast where the long side comes first.
+    shared = jnp.einsum("bskpc,bskxc->bskpx", prefix_k, beside, preferred_element_type=jnp.float32).swapaxes(-1, -2)
     seen = jnp.broadcast_to(sees[:, :, :, None], (b, s, r, groups * n)).reshape(b, s, 1, -1, 1)
-    scores = [jnp.where(seen, logits * scale, _MASKED)]  # [b, s, k, x, p], x: (r, g, n)
+    shared = jnp.where(seen, shared * c**-0.5, _MASKED)  # [b, s, k, x, p]
+    own = jnp.einsum("brkyc,brkmc->brkym", alone, k, preferred_element_type=jnp.float32)  # y: (g, n)
+    seen = jnp.broadcast_to(mask[:, :, None], (b, r, groups, *mask.shape[2:])).reshape(b, r, 1, groups * n, -1)
+    own = jnp.where(seen, own * c**-0.5, _MASKED)
 
-    def to_own(keys: jax.Array, visible: jax.Array) -> jax.Array:
-        """[b, r, k, m, c] -> [b, r, k, y, m], y: (g, n); visible: bool[b, r, n or 1, m]."""
-        logits = jnp.einsum("brkyc,brkmc->brkym", own, keys, preferred_element_type=jnp.float32)
-        visible = jnp.broadcast_to(visible[:, :, None], (b, r, groups, n, visible.shape[-1]))
-        return jnp.where(visible.reshape(b, r, 1, groups * n, -1), logits * scale, _MASKED)
-
-    k, v = k.swapaxes(2, 3), v.swapaxes(2, 3)
-    scores.append(to_own(k, mask))
-    values = [prefix[1], v]
-    if past is not None and past_mask is not None:
-        scores.append(to_own(past[0], past_mask[:, :, None]))
-        values.append(past[1])
-
-    def of_extensions(x: jax.Array) -> jax.Array:
-        """What was computed beside the prefixes, [b, k, x, ...], as [b, r, k, y, ...]."""
+    def by_extension(x: jax.Array) -> jax.Array:
+        """[b, k, x, ...] -> [b, r, k, y, ...]."""
         return x.reshape(b, kv_heads, r, groups * n, *x.shape[3:]).swapaxes(1, 2)
 
-    highest = of_extensions(scores[0].max((1, -1)))
-    for score in scores[1:]:
-        highest = jnp.maximum(highest, score.max(-1))
-    beside_highest = highest.swapaxes(1, 2).reshape(b, 1, kv_heads, -1, 1)
-    weights = [jnp.exp(scores[0] - beside_highest), *(jnp.exp(score - highest[..., None]) for score in scores[1:])]
-    total = of_extensions(weights[0].sum(-1).sum(1))
-    out = jnp.einsum("bskxp,bskpc->bskxc", weights[0].astype(v.dtype), prefix[1], preferred_element_type=jnp.float32)
-    out = of_extensions(out.sum(1))
-    for weight, value in zip(weights[1:], values[1:], strict=True):
-        total += weight.sum(-1)
-        out += jnp.einsum("brkym,brkmc->brkyc", weight.astype(v.dtype), value, preferred_element_type=jnp.float32)
+    highest = jnp.maximum(by_extension(shared.max((1, -1))), own.max(-1))
+    shared = jnp.exp(shared - highest.swapaxes(1, 2).reshape(b, 1, kv_heads, -1, 1))
+    own = jnp.exp(own - highest[..., None])
+    total = by_extension(shared.sum(-1).sum(1)) + own.sum(-1)
+    out = jnp.einsum("bskxp,bskpc->bskxc", shared.astype(v.dtype), prefix_v, preferred_element_type=jnp.float32)
+    out = by_extension(out.sum(1))
+    out += jnp.einsum("brkym,brkmc->brkyc", own.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out = (out / total[..., None]).astype(v.dtype)
     return out.reshape(b, r, kv_heads, groups, n, c).transpose(0, 1, 4, 2, 3, 5).reshape(b, r, n, h, c)

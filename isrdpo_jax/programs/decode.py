@@ -55,10 +55,9 @@ def decode(
         newest = jnp.take_along_axis(slots.tokens, jnp.maximum(slots.count - 1, 0)[..., None], axis=-1)
         x = model.embed(newest, prefixes.k[0].dtype)
         positions = prefixes.length + slots.length[..., None]
-        mask = jnp.ones((*slots.live.shape, 1, 1), bool)
+        mask = (column <= slots.length[..., None])[:, :, None]
         sees = slots.place[:, None] == jnp.arange(places)[:, None]
-        past_mask = column < slots.length[..., None]
-        hidden, new = model.extend(x, positions, mask, prefixes, sees, slots.own, past_mask)
+        hidden, own = model.extend(x, positions, mask, prefixes, sees, slots.own, slots.length)
         said = row < slots.count[..., None]
         token = sample(
             model.logits(hidden[:, :, 0]),
@@ -71,7 +70,7 @@ def decode(
         count = slots.count + live
         tokens = jnp.where((row == slots.count[..., None]) & live[..., None], token[..., None], slots.tokens)
         after = slots._replace(
-            own=jax.tree.map(functools.partial(_write_column, at=slots.length), slots.own, new),
+            own=own,
             length=slots.length + live,
             tokens=tokens,
             count=count,
@@ -82,8 +81,3 @@ def decode(
     taken, spoken, slots = jax.lax.while_loop(going, step, (jnp.int32(0), jnp.int32(0), slots))
     return slots, jnp.stack([taken, spoken])
 
-
-def _write_column(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-    """One new column [b, r, k, 1, c] of each slot into its own [b, r, k, m, c], at int[b, r]."""
-    write = lambda one, column, place: jax.lax.dynamic_update_slice_in_dim(one, column, place, axis=1)  # noqa: E731
-    return jax.vmap(jax.vmap(write))(old, new, at)

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Question, Video
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.runs.atomic import write_jsonl
 from isrdpo_jax.runs.layout import IterationLayout
 from isrdpo_jax.schema import Config, DescribeConfig, JudgeConfig, SamplingConfig
-from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Look, Say, Weigh
+from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Look, Say, Sight, Weigh
 from isrdpo_jax.stages.judge import Case, Judgement, block, both_orders, judge_by_letters, judge_by_text
 from isrdpo_jax.stages.parts import discard_unfinished, finished, read_parts, wait_for_all
 from isrdpo_jax.stages.policy import Policy
@@ -68,14 +69,16 @@ def describing(describe: DescribeConfig) -> Decoding:
 VERDICT = Decoding(VERDICT_TOKENS, 0.0)
 
 
-def collect_engine(policy: Policy, config: Config, iteration: int) -> Engine:
+def collect_engine(
+    policy: Policy, config: Config, iteration: int, features: FeatureCache | None = None
+) -> Engine:
     """An engine for the dialogues of an iteration."""
     said = [responding(config.sampling)]
     if config.judge.context != "none":
         said.append(describing(config.describe))
     if config.judge.mode == "text":
         said.append(VERDICT)
-    return Engine(policy, config.collect, said, seed=config.run.seed, iteration=iteration)
+    return Engine(policy, config.collect, said, seed=config.run.seed, iteration=iteration, features=features)
 
 
 def collect(
@@ -96,9 +99,10 @@ def collect(
     """
     check_judged_video(source, config.judge)
 
-    def visit(i: int) -> tuple[Dialogue, np.ndarray]:
+    def visit(i: int) -> tuple[Dialogue, Sight]:
         video = source[i]
-        return interview(engine.policy, source, i, video, config, previous.get(video.id)), video.frames
+        talk = interview(engine.policy, source, i, video, config, previous.get(video.id))
+        return talk, Sight(video.frames, video.id)
 
     for number, rows in in_batches(engine, batches, config.collect.batch_videos, visit, between):
         yield number, Rows(*([row for one in rows for row in getattr(one, kind)] for kind in vars(Rows())))
@@ -108,7 +112,7 @@ def in_batches(
     engine: Engine,
     batches: Mapping[int, range],
     size: int,
-    visit: Callable[[int], tuple[Dialogue, np.ndarray]],
+    visit: Callable[[int], tuple[Dialogue, Sight]],
     between: Callable[[], None],
 ) -> Iterator[tuple[int, list[Any]]]:
     """The results of a dialogue about every video, batch by batch as they are done, in the order of the videos.
@@ -117,7 +121,7 @@ def in_batches(
 
     Args:
         batches: places of videos in their source, by the batch's number; up to `size` each.
-        visit: from a place to the dialogue about the video there, and its frames.
+        visit: from a place to the dialogue about the video there, and what there is to see.
     """
     share = share_of(engine.policy.mesh, size)
     mine = [
@@ -148,9 +152,10 @@ def check_judged_video(source: Videos, judge: JudgeConfig) -> None:
 def look_elsewhere(source: Videos, i: int, video: Video, judge: JudgeConfig) -> Iterator[Look]:
     """The part of a dialogue in which the judge is shown what it is to see instead of the video, if anything."""
     if judge.video == "blank":
-        yield Look(np.zeros_like(video.frames))
+        yield Look(Sight(np.zeros_like(video.frames)))
     elif judge.video == "shuffled":
-        yield Look(source[(i + 1) % len(source)].frames)
+        other = source[(i + 1) % len(source)]
+        yield Look(Sight(other.frames, other.id))
 
 
 def interview(

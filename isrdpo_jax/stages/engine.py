@@ -20,8 +20,10 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.images import preprocess_image
 from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.data.pixels import preprocess
@@ -38,7 +40,7 @@ from isrdpo_jax.programs.slots import (
     place_prefixes,
 )
 from isrdpo_jax.programs.unstack import unstacked_decoder
-from isrdpo_jax.runs.processes import gather
+from isrdpo_jax.runs.processes import any_says, gather
 from isrdpo_jax.schema import CollectConfig
 from isrdpo_jax.stages.hall import hall_that_fits, slot_columns
 from isrdpo_jax.stages.policy import Policy
@@ -86,10 +88,23 @@ class Weigh:
 
 
 @dataclass(frozen=True)
-class Look:
-    """From now on the dialogue is about these frames, uint8 [t, H, W, 3]; there is no answer."""
+class Sight:
+    """What is looked at.
+
+    Attributes:
+        frames: uint8 [t, H, W, 3], or [H, W, 3] of an image.
+        id: the video's, under which its features are kept; empty = they are not.
+    """
 
     frames: np.ndarray
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """From now on the dialogue is about this; there is no answer."""
+
+    sight: Sight
 
 
 @dataclass(frozen=True)
@@ -104,8 +119,8 @@ class Completion:
 
 Asked = Sequence[Say | Weigh] | Look
 Dialogue = Generator[Asked, Any, Any]
-Visit = Callable[[], tuple[Dialogue, np.ndarray]]
-"""Loads a video: the dialogue about it and its frames, uint8 [t, H, W, 3]. Called ahead of time, in another thread."""
+Visit = Callable[[], tuple[Dialogue, Sight]]
+"""Loads a video: the dialogue about it and what there is to see. Called ahead of time, in another thread."""
 
 
 @dataclass
@@ -143,6 +158,15 @@ class Tally:
         }
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A sight, prepared: the features that are kept of it, or pixels that the tower is to see."""
+
+    id: str
+    pixels: np.ndarray | None
+    features: np.ndarray | None
+
+
 @dataclass
 class _Turn:
     """One thing that was asked: where its answer goes."""
@@ -165,7 +189,7 @@ class _Guest:
     dialogue: Dialogue
     lane: int
     place: int
-    looks: np.ndarray | None
+    looks: _Seen | None
     waiting: list[_Turn] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
     open: int = 0
@@ -179,7 +203,8 @@ class Engine:
         collect: how many videos it holds, and how many texts it says at a time.
         decodings: all that any `Say` will ask for.
         seed, iteration: of all that is drawn.
-        image: the frames are one image each, seen by the image tower.
+        features: of videos that were seen before, and where those of new ones are kept.
+        image: what is looked at are images, seen by the image tower.
 
     Attributes:
         hall: what it holds. tally: what was done so far. room: positions of the context window behind a video.
@@ -196,16 +221,19 @@ class Engine:
         *,
         seed: int = 0,
         iteration: int = 0,
+        features: FeatureCache | None = None,
         image: bool = False,
     ):
-        self.policy, self.tally = policy, Tally()
+        self.policy, self.tally, self._kept = policy, Tally(), features
         config, mesh = policy.config, policy.mesh
         vision = config.image if image else config.vision
         assert vision is not None
         self._encode = encode_images if image else encode
         self._pixels = partial(preprocess_image if image else preprocess, image_size=vision.image_size)
         side = (vision.image_size, vision.image_size, 3)
-        self._nothing = np.zeros(side if image else (vision.num_frames, *side), np.float32)
+        self._no_pixels = np.zeros(side if image else (vision.num_frames, *side), np.float32)
+        shape = (vision.tokens_per_video, vision.hidden_size)
+        self._no_features = np.zeros(shape, jnp.dtype(config.compute_dtype))
         length = policy.prefix_length_of(image=image)
         self.room = config.llama.max_positions - length
         said = max((one.max_new_tokens for one in decodings), default=1)
@@ -241,7 +269,7 @@ class Engine:
             "decode": self._decode,
         }
         began = time.perf_counter()
-        with _Ahead(visits, 2 * self._lanes, self._pixels) as ahead:
+        with _Ahead(visits, 2 * self._lanes, self._see) as ahead:
             while (action := self._next_action(ahead)) is not None:
                 kind, *how = action
                 ended = programs[kind](ahead, *how)
@@ -295,7 +323,7 @@ class Engine:
 
     def _look(self, ahead: _Ahead) -> Ended:
         """Brings a video to every lane that waits for one: a new one, or what a dialogue wants to look at."""
-        seen: list[np.ndarray | None] = []
+        seen: list[_Seen | None] = []
         at = np.full(self._lanes, self.hall.bays * self.hall.places, np.int32)
         arrived: list[_Guest] = []
         for lane, guests in enumerate(self._guests):
@@ -315,13 +343,33 @@ class Engine:
             asking.looks = None
             arrived.append(asking)
             self.tally.prefills += 1
-        frames = np.stack([self._nothing if one is None else one for one in seen])
-        pixels = put_batch(self.policy.mesh, frames)
         self._begins_work()
-        config, params = self.policy.config, self.policy.params
-        new = prefill(params, self._prefix_ids, self._encode(params, pixels, config=config), config=config)
+        new = prefill(self.policy.params, self._prefix_ids, self._features(seen), config=self.policy.config)
         self._prefixes = place_prefixes(self._prefixes, new, put_batch(self.policy.mesh, at))
         return [ended for guest in arrived for ended in self._go_on(guest)]
+
+    def _see(self, sight: Sight) -> _Seen:
+        features = self._kept.get(sight.id) if self._kept is not None and sight.id else None
+        return _Seen(sight.id, self._pixels(sight.frames) if features is None else None, features)
+
+    def _features(self, seen: Sequence[_Seen | None]) -> jax.Array:
+        """What the tower makes of the lanes' sights, [l, n, d_vision]: kept, or computed now (and kept)."""
+        mesh = self.policy.mesh
+        kept = [None if one is None else one.features for one in seen]
+        features = put_batch(mesh, np.stack([self._no_features if one is None else one for one in kept]))
+        new = [None if one is None else one.pixels for one in seen]
+        if not any_says(any(one is not None for one in new)):
+            return features
+        pixels = put_batch(mesh, np.stack([self._no_pixels if one is None else one for one in new]))
+        encoded = self._encode(self.policy.params, pixels, config=self.policy.config)
+        if self._kept is not None:
+            for one, made in zip(seen, fetch_own(mesh, encoded), strict=True):
+                if one is not None and one.pixels is not None and one.id:
+                    self._kept.put(one.id, made)
+        if not any_says(any(one is not None for one in kept)):
+            return encoded
+        was_kept = put_batch(mesh, np.array([one is not None for one in kept]))
+        return jnp.where(was_kept[:, None, None], features, encoded)
 
     def _weigh(self, ahead: _Ahead, width: int, candidates: tuple[int, ...]) -> Ended:
         """Log-probs of the candidates behind the turns of one video in each lane."""
@@ -449,7 +497,7 @@ class Engine:
                 return [(guest.number, end.value)]
             guest.started = True
             if isinstance(asked, Look):
-                guest.looks, guest.answers = self._pixels(asked.frames), []
+                guest.looks, guest.answers = self._see(asked.sight), []
                 return []
             guest.answers = [None] * len(asked)
             for number, one in enumerate(asked):
@@ -484,7 +532,7 @@ _ORDER = {"weigh": 0, "read": 1, "look": 2}  # of programs that are equally full
 class _Ahead:
     """Visits in their order, loaded a few ahead of time in one other thread, so that memory is bounded."""
 
-    def __init__(self, visits: Sequence[Visit], depth: int, prepare: Callable[[np.ndarray], np.ndarray]):
+    def __init__(self, visits: Sequence[Visit], depth: int, prepare: Callable[[Sight], _Seen]):
         self._visits, self._depth, self._prepare = visits, depth, prepare
         self._begun = self._taken = 0
         self._loading: deque[Future] = deque()
@@ -493,16 +541,16 @@ class _Ahead:
     def left(self) -> int:
         return len(self._visits) - self._taken
 
-    def take(self) -> tuple[int, Dialogue, np.ndarray]:
+    def take(self) -> tuple[int, Dialogue, _Seen]:
         """Waits for the next one: its number, its dialogue, and what the policy sees."""
-        dialogue, pixels = self._loading.popleft().result()
+        dialogue, seen = self._loading.popleft().result()
         number, self._taken = self._taken, self._taken + 1
         self._fill()
-        return number, dialogue, pixels
+        return number, dialogue, seen
 
-    def _load(self, visit: Visit) -> tuple[Dialogue, np.ndarray]:
-        dialogue, frames = visit()
-        return dialogue, self._prepare(frames)
+    def _load(self, visit: Visit) -> tuple[Dialogue, _Seen]:
+        dialogue, sight = visit()
+        return dialogue, self._prepare(sight)
 
     def _fill(self) -> None:
         while self._begun < len(self._visits) and len(self._loading) < self._depth:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.errors import DivergedError
 from isrdpo_jax.models.video_llava import Params
@@ -88,9 +89,13 @@ def optimize(
     starts_at_reference: bool,
     stop: StopSignal,
     after_update: Callable[[dict[str, float]], None],
+    kept: FeatureCache | None = None,
     say: Callable[[str], None],
 ) -> Params:
     """Trains the decoder, or adapters of it, from π_t to π_{t+1}; goes on from the newest training state on disk.
+
+    Args:
+        kept: features of videos that were seen before.
 
     Returns:
         All parameters of π_{t+1}.
@@ -121,7 +126,7 @@ def optimize(
                 step += 1
                 if step <= found.step:
                     continue
-                batch = place(policy, source, index_of, pairs, indices, weights, reference, dpo)
+                batch = place(policy, source, index_of, pairs, indices, weights, reference, dpo, kept)
                 rate = learning_rate(step - 1, total, dpo)
                 state, measured = dpo_step(
                     state,

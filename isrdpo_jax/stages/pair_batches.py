@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.packing import PairTokens, bucket, pack_pairs
 from isrdpo_jax.programs.dpo_step import PairBatch
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.schema import DpoConfig
 from isrdpo_jax.sharding import check_batch
-from isrdpo_jax.stages.policy import Policy, encode_frames
+from isrdpo_jax.stages.features import features_of
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.shares import put_batch, share_of
 
 Row = dict[str, Any]
@@ -71,12 +73,13 @@ def place(
     weights: np.ndarray,
     reference: np.ndarray,
     dpo: DpoConfig,
+    kept: FeatureCache | None = None,
 ) -> PairBatch:
     """One update's micro-batches on the mesh: leading axes [accumulation_steps, batch_size / accumulation_steps].
 
     Args:
         index_of: place of each video id in the source.
-        reference: float32[pairs, 2].
+        reference: float32[pairs, 2]. kept: features of videos that were seen before.
     """
     steps = dpo.accumulation_steps
     size = dpo.batch_size // steps
@@ -84,9 +87,9 @@ def place(
     rows_here = share_of(policy.mesh, size).rows
     here = (size * np.arange(steps)[:, None] + rows_here).ravel()  # the places that this process fills
     indices = indices[here]
-    frames = [source[index_of[pairs.pairs[i]["video"]]].frames for i in indices]
+    videos = [source[index_of[pairs.pairs[i]["video"]]] for i in indices]
     own = len(rows_here)
-    features = jnp.stack([encode_frames(policy, frames[k * own : (k + 1) * own]) for k in range(steps)])
+    features = jnp.stack([features_of(policy, videos[k * own : (k + 1) * own], kept) for k in range(steps)])
     prefix = policy.prefix_length
     rows, mask = pack_pairs([pairs.tokens[i] for i in indices], prefix, pairs.turn_length, pairs.response_length)
     host = (PackedRows(*rows), mask, reference[indices], weights[here])

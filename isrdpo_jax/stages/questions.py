@@ -19,7 +19,7 @@ from isrdpo_jax.programs.encode import encode_images
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.schema import CollectConfig, MeshConfig
 from isrdpo_jax.sharding import make_mesh, replicated
-from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say
+from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say, Sight
 from isrdpo_jax.stages.policy import Policy, encode_frames, open_policy
 from isrdpo_jax.stages.shares import put_batch
 
@@ -90,7 +90,7 @@ def answer_question(
         (answer,) = yield [Say(turn, question, how, "respond")]
         return answer
 
-    ((_, answer),) = engine.converse([lambda: (interview(), seen)])
+    ((_, answer),) = engine.converse([lambda: (interview(), Sight(seen))])
     return {"text": answer.text, "finish": answer.finish, "tokens": list(answer.tokens)}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.errors import CheckpointError
 from isrdpo_jax.programs.dpo_step import pair_logprobs
@@ -47,9 +48,14 @@ def score_pairs(
     dpo: DpoConfig,
     layout: IterationLayout,
     *,
+    kept: FeatureCache | None = None,
     after_part: Callable[[], None],
 ) -> None:
-    """Writes one part per process and update's worth of pairs; what is there already is kept."""
+    """Writes one part per process and update's worth of pairs; what is there already is kept.
+
+    Args:
+        kept: features of videos that were seen before.
+    """
     policy = with_adapters(policy, dpo.lora, seed=0)  # the step's own forward: adapters that change nothing
     index_of = {video: i for i, video in enumerate(source.ids)}
     prefix_ids = put_whole(policy.mesh, np.asarray(policy.prefix_ids, np.int32))
@@ -60,7 +66,7 @@ def score_pairs(
     done = first_says(lambda: begin_parts(layout, pairs, order, dpo))
     for number, (indices, weights) in enumerate(updates(order, dpo)):
         if not done[number]:
-            batch = place(policy, source, index_of, pairs, indices, weights, zeros, dpo)
+            batch = place(policy, source, index_of, pairs, indices, weights, zeros, dpo, kept)
             scored = np.concatenate(
                 [
                     fetch(pair_logprobs(policy.params, prefix_ids, micro, config=policy.config, dpo=dpo))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -61,28 +61,28 @@ def listen(lab: Lab) -> Callable[..., Heard]:
         described: list[tuple[int, str]] = []
         judged: list[str] = []
 
-        def complete(policy, prefixes, turns, ids, samples, decoding, *, purpose, seed, iteration):
-            if purpose == "describe":
-                described.extend((iteration, turn) for turn in said(turns))
-            return engine.complete(
-                policy, prefixes, turns, ids, samples, decoding, purpose=purpose, seed=seed, iteration=iteration
-            )
+        class Listening(engine.Engine):
+            """The engine, and what it is asked."""
 
-        def letter_logprobs(policy, prefixes, turns):
-            judged.extend(said(turns))
-            return engine.letter_logprobs(policy, prefixes, turns)
+            def __init__(self, *arguments, iteration: int = 0, **settings):
+                super().__init__(*arguments, iteration=iteration, **settings)
+                self.iteration = iteration
+
+            def _go_on(self, guest):
+                ended = super()._go_on(guest)
+                for turn in guest.waiting:
+                    if isinstance(turn.asked, engine.Weigh):
+                        judged.append(turn.asked.turn)
+                    elif turn.asked.purpose == "describe":
+                        described.append((self.iteration, turn.asked.turn))
+                return ended
 
         with pytest.MonkeyPatch.context() as patch:
             on_one_device(patch)
-            patch.setattr(collect, "complete", complete)
-            patch.setattr(collect, "letter_logprobs", letter_logprobs)
+            patch.setattr(collect, "Engine", Listening)
             return Heard(lab.run(name, *overrides, **options), described, judged)
 
     return run
-
-
-def said(turns: object) -> Iterator[str]:
-    return (turn for row in turns for turn in row if turn is not None)
 
 
 @pytest.fixture(scope="session")

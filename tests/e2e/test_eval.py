@@ -61,7 +61,7 @@ def clips(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = SETTINGS | {
         "start": str(lab.policy),
         "data": {"dataset": "video_qa", "eval_path": str(folder / "test.jsonl"), "dir": str(folder / "data")},
-        "evaluation": SETTINGS["evaluation"] | {"batch_videos": 2},
+        "evaluation": SETTINGS["evaluation"],
     }
     (folder / "eval.yaml").write_text(yaml.safe_dump(settings))
     return folder / "eval.yaml"

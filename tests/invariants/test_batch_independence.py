@@ -1,28 +1,19 @@
-"""At one batch shape a record's tokens are bitwise its own: other batch mates, another slot, padded batches."""
+"""In one hall a record is bitwise told the same: other company, another place or lane, a resumed run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 import pytest
 from tiny_policy import noise_video, tiny_policy
 
 from isrdpo_jax.data.records import Video
-from isrdpo_jax.schema import CollectConfig, Config, DescribeConfig, JudgeConfig, SamplingConfig
-from isrdpo_jax.stages.collect import Batch, collect_batch
-from isrdpo_jax.stages.engine import (
-    Decoding,
-    Policy,
-    complete,
-    encode_frames,
-    letter_logprobs,
-    open_prefixes,
-)
+from isrdpo_jax.schema import CollectConfig, Config, DescribeConfig, SamplingConfig
+from isrdpo_jax.stages.collect import Rows, batch_ranges, collect, collect_engine
+from isrdpo_jax.stages.policy import Policy
 
-SLOTS = 4
-VIDEOS = [noise_video(name) for name in "abcdef"]
+VIDEOS = [noise_video(name, questions=1 + i % 3) for i, name in enumerate("abcdefghi")]
 
 
 @pytest.fixture(scope="module")
@@ -30,93 +21,66 @@ def policy() -> Policy:
     return tiny_policy()
 
 
-def ask(policy: Policy, videos: Sequence[Video], **changes) -> dict[tuple[str, int], tuple]:
-    """Everything that is computed about each question, by question id and sample."""
-    how = {"seed": 0, "iteration": 1, "purpose": "respond"} | changes
-    features = encode_frames(policy, [video.frames for video in videos])
-    prefixes = open_prefixes(policy, features)
-    turns = [[question.text for question in video.questions for _ in range(2)] for video in videos]
-    ids = [[question.id for question in video.questions for _ in range(2)] for video in videos]
-    samples = [[sample for _ in video.questions for sample in range(2)] for video in videos]
-    said = complete(policy, prefixes, turns, ids, samples, Decoding(12, 1.0, 0.95), **how)
-    letters = letter_logprobs(policy, prefixes, turns)
-    features, keys = jax.device_get((features, prefixes.k))
+def told(
+    policy: Policy, videos: Sequence[Video], batches: dict[int, range] | None = None, iteration: int = 2, **config
+) -> dict[str, dict[str, dict]]:
+    """All rows of a collect, by kind and id."""
+    settings = Config(
+        collect=CollectConfig(batch_videos=4, lanes=2),
+        sampling=SamplingConfig(max_new_tokens=12, keep_unfinished=True),
+        describe=DescribeConfig(max_new_tokens=12, temperature=1.0),
+        **config,
+    )
+    engine = collect_engine(policy, settings, iteration)
+    batches = batches or dict(enumerate(batch_ranges(len(videos), 4)))
+    made = dict(collect(engine, videos, batches, settings, previous={"a": "A red circle.", "f": "the " * 30}))
+    assert made.keys() == batches.keys()
+    assert engine.tally.prefills == sum(map(len, batches.values()))
+    rows = Rows(*([row for number in sorted(made) for row in getattr(made[number], kind)] for kind in vars(Rows())))
     return {
-        (ids[i][j], samples[i][j]): (
-            said[i][j].tokens,
-            letters[i, j].tobytes(),
-            features[i].tobytes(),
-            keys[:, i].tobytes(),
-        )
-        for i in range(len(videos))
-        for j in range(len(turns[i]))
+        "responses": {row["id"]: row for row in rows.responses},
+        "descriptions": {row["video"]: row for row in rows.descriptions},
+        "judgements": {row["id"]: row for row in rows.judgements},
     }
 
 
 @pytest.fixture(scope="module")
-def alone(policy):
-    return ask(policy, VIDEOS[:SLOTS])
+def all_together(policy):
+    return told(policy, VIDEOS)
 
 
 @pytest.mark.parametrize(
-    "videos",
-    [
-        [VIDEOS[i] for i in (3, 2, 1, 0)],
-        [VIDEOS[i] for i in (4, 0, 5, 3)],
-        [VIDEOS[i] for i in (1, 1, 1, 1)],
-    ],
-    ids=["another slot", "other batch mates", "padding"],
-)
-def test_a_record_is_bitwise_the_same(policy, alone, videos):
-    other = ask(policy, videos)
-    shared = alone.keys() & other.keys()
-    assert len(shared) >= 4
-    for key in shared:
-        assert other[key] == alone[key], key
+    "videos", [VIDEOS[::-1], VIDEOS[3:7], VIDEOS[:1], [VIDEOS[5], noise_video("x"), VIDEOS[0]]],
+    ids=["turned", "fewer", "alone", "other company"],
+)  # fmt: skip
+def test_a_record_is_told_the_same(policy, all_together, videos):
+    other = told(policy, videos)
+    for kind, rows in other.items():
+        shared = rows.keys() & all_together[kind].keys()
+        assert len(shared) >= (1 if len(videos) < 4 else 4)
+        for key in shared:
+            assert rows[key] == all_together[kind][key], (kind, key)
 
 
-def test_a_question_keeps_its_tokens_in_another_place_behind_its_video(policy, alone):
-    turned = [Video(v.id, v.frames, v.questions[::-1], None, ()) for v in VIDEOS[:SLOTS]]
-    assert ask(policy, turned) == alone
+def test_a_resumed_collect_tells_the_rest_the_same(policy, all_together):
+    rest = told(policy, VIDEOS, {1: range(4, 8)})
+    assert rest["descriptions"].keys() == set("efgh")
+    for kind, rows in rest.items():
+        assert all(all_together[kind][key] == row for key, row in rows.items())
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"iteration": 2}, {"purpose": "evaluate"}])
-def test_another_seed_iteration_or_purpose_gives_other_tokens(policy, alone, change: dict):
-    other = ask(policy, VIDEOS[:SLOTS], **change)
-    assert sum(other[key][0] != alone[key][0] for key in alone) >= 15  # of 16
-    assert all(other[key][1:] == alone[key][1:] for key in alone)
+def test_rows_are_whole(all_together):
+    questions = {question.id for video in VIDEOS for question in video.questions}
+    assert all_together["responses"].keys() == all_together["judgements"].keys() == questions
+    assert all_together["descriptions"].keys() == {video.id for video in VIDEOS}
+    assert {row["reason"] for row in all_together["judgements"].values()} == {"ok"}
+    assert all_together["descriptions"]["a"]["previous"] == "A red circle."
+    assert np.isfinite([row["margin"] for row in all_together["judgements"].values()]).all()
 
 
-def test_two_samples_of_a_question_differ(alone):
-    assert all(
-        alone[question.id, 0][0] != alone[question.id, 1][0] for video in VIDEOS[:SLOTS] for question in video.questions
-    )
-
-
-def collect(policy: Policy, videos: Sequence[Video]) -> Batch:
-    config = Config(
-        collect=CollectConfig(batch_videos=SLOTS),
-        sampling=SamplingConfig(max_new_tokens=12, keep_unfinished=True),
-        describe=DescribeConfig(max_new_tokens=12),
-        judge=JudgeConfig(mode="letters"),
-    )
-    return collect_batch(policy, videos, config, iteration=2, questions=2, previous={"a": "A red circle."})
-
-
-def test_a_short_batch_writes_the_rows_of_a_full_one(policy):
-    """Responses, descriptions and judgements of the last videos, which share their batch with padding."""
-    full, short = collect(policy, VIDEOS[:SLOTS]), collect(policy, VIDEOS[:2])
-    assert len(full.responses) == 8 and len(short.responses) == 4
-    assert short.responses == full.responses[:4]
-    assert short.descriptions == full.descriptions[:2]
-    assert short.judgements == full.judgements[:4]
-    assert {row["reason"] for row in short.judgements} == {"ok"}
-    assert [row["previous"] for row in short.descriptions] == ["A red circle.", None]
-
-
-def test_places_without_a_question_write_nothing(policy):
-    batch = collect(policy, [noise_video("a"), noise_video("g", questions=1)])
-    for rows in (batch.responses, batch.judgements):
-        assert [row["id"] for row in rows] == ["a/0", "a/1", "g/0"]
-    assert [row["video"] for row in batch.descriptions] == ["a", "g"]
-    assert np.isfinite([row["margin"] for row in batch.judgements]).all()
+def test_two_samples_differ_and_so_do_iterations_and_seeds(policy, all_together):
+    for row in all_together["responses"].values():
+        assert row["responses"][0]["tokens"] != row["responses"][1]["tokens"]
+    for other in (told(policy, VIDEOS[:4], iteration=3), told(policy, VIDEOS[:4], run={"seed": 1})):
+        same = [row == all_together["responses"][key] for key, row in other["responses"].items()]
+        assert sum(same) <= 1

@@ -21,14 +21,19 @@ from isrdpo_jax.programs.update import adamw, create_state
 from isrdpo_jax.runs.atomic import read_jsonl
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout
 from isrdpo_jax.runs.preemption import StopSignal
-from isrdpo_jax.schema import Config, DpoConfig, MeshConfig
+from isrdpo_jax.schema import CollectConfig, Config, DpoConfig, MeshConfig
 from isrdpo_jax.sharding import batch_sharding, make_mesh, parameter_shardings
-from isrdpo_jax.stages.engine import Decoding, Policy, complete, encode_frames, letter_logprobs, open_prefixes
+from isrdpo_jax.stages.engine import Decoding, Engine, Say, Sight, Weigh
 from isrdpo_jax.stages.optimize import optimize
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order
+from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.reference import score_pairs
 
-PROGRAMS = {"encode", "prefill", "generate", "next_token_logprobs", "pair_logprobs", "dpo_step", "sft_step"}
+PROGRAMS = {
+    *("encode", "prefill", "place_prefixes", "read", "decode", "next_token_logprobs"),
+    *("pair_logprobs", "dpo_step", "sft_step"),
+}
+HOW = Decoding(4, 1.0, 0.9)
 DPO = DpoConfig(batch_size=8, accumulation_steps=2, learning_rate=1e-3)
 VIDEOS = [noise_video(name) for name in "abc"]
 
@@ -50,27 +55,29 @@ def compilations() -> Iterator[Counter]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def ask(policy: Policy, videos, text: str, iteration: int) -> None:
-    prefixes = open_prefixes(policy, encode_frames(policy, [video.frames for video in videos]))
-    turns = [[text, None] for _ in videos]
-    ids, samples = [[video.id, ""] for video in videos], [[0, 0]] * len(videos)
-    complete(
-        policy, prefixes, turns, ids, samples, Decoding(4, 1.0, 0.9), purpose="respond", seed=0, iteration=iteration
-    )
-    letter_logprobs(policy, prefixes, turns)
+def ask(engine: Engine, videos, text: str) -> None:
+    def interview(video):
+        (said,) = yield [Say(text, video.id, HOW, "respond")]
+        yield [Weigh(text, policy_letters)]
+        return said
+
+    policy_letters = engine.policy.tokenizer.letter_ids
+    visits = [lambda video=video: (interview(video), Sight(video.frames)) for video in videos]
+    assert len(list(engine.converse(visits))) == len(videos)
 
 
 def test_questions_of_one_bucket_share_their_programs():
     policy = tiny_policy()
-    asking = {"encode": 1, "prefill": 1, "generate": 1, "next_token_logprobs": 1}
+    hall = CollectConfig(batch_videos=3, lanes=3)  # which no other test has
+    asking = {"encode": 1, "prefill": 1, "place_prefixes": 1, "read": 1, "decode": 1, "next_token_logprobs": 1}
     with compilations() as counts:
-        ask(policy, VIDEOS, "What?", iteration=1)
+        ask(Engine(policy, hall, [HOW], iteration=1), VIDEOS, "What?")
         assert counts == asking
-        ask(policy, VIDEOS[::-1], "Where does the red circle go?", iteration=2)
+        ask(Engine(policy, hall, [HOW], iteration=2), VIDEOS[::-1], "Where does the red circle go?")
         assert counts == asking
     with compilations() as counts:
-        ask(policy, VIDEOS, "the red circle " * 12, iteration=3)
-        assert counts == {"generate": 1, "next_token_logprobs": 1}  # the next bucket
+        ask(Engine(policy, hall, [HOW], iteration=3), VIDEOS, "the red circle " * 12)
+        assert counts == {"read": 1, "next_token_logprobs": 1}  # the next bucket
 
 
 def some_pairs(policy: Policy, count: int, seed: int) -> PairSet:

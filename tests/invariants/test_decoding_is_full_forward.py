@@ -1,133 +1,147 @@
-"""Decoding with a cache gives what the whole row gives, computed at once."""
+"""What an engine says and weighs is what the whole row gives, computed at once: on one device and on several."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import PREFIX_IDS, PREFIX_LENGTH, TINY, random_features
+from tiny_policy import noise_video, tiny_policy
 
+from isrdpo_jax.data.records import Video
 from isrdpo_jax.models.video_llava import build
-from isrdpo_jax.ops.sampling import record_keys
-from isrdpo_jax.programs.generate import generate, read_prompts
-from isrdpo_jax.programs.prefill import prefill
-from isrdpo_jax.programs.score import next_token_logprobs
+from isrdpo_jax.ops.sampling import base_key, record_keys, step_keys
+from isrdpo_jax.schema import CollectConfig, MeshConfig
+from isrdpo_jax.stages.engine import Completion, Decoding, Engine, Say, Sight, Weigh, record_hash
+from isrdpo_jax.stages.policy import Policy, encode_frames
 
-VIDEOS, ROWS, WIDTH, NEW = 2, 3, 7, 9
-LENGTHS = np.array([[7, 1, 4], [2, 0, 5]], np.int32)  # one row is empty
-PROMPTS = np.random.default_rng(0).integers(3, TINY.llama.vocab_size, (VIDEOS, ROWS, WIDTH)).astype(np.int32)
-PROMPTS[np.arange(WIDTH) >= LENGTHS[..., None]] = 0
-FEATURES = random_features(VIDEOS)
-KEYS = record_keys(0, 1, 0, jnp.arange(6, dtype=jnp.uint32).reshape(2, 3), jnp.zeros((2, 3), jnp.uint32))
-NEVER = -1  # an EOS that no model says
+TURNS = ["What?", "Where does the red circle go?", "the red circle " * 14, "Is it?", "no"]  # two widths
+NEW = 9
+VIDEOS = [noise_video(name) for name in "abcde"]
+SEED, ITERATION = 3, 2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A text, and what of the policy's answer is known: tokens, or log-probs of the candidates."""
+
+    video: Video
+    request: Say | Weigh
+    answer: Completion | np.ndarray
+
+
+def ask_all(policy: Policy, decoding: Decoding, **collect) -> list[Asked]:
+    """Every turn about every video, in ragged order: some are asked only when others have been answered."""
+    engine = Engine(policy, CollectConfig(**collect), [decoding], seed=SEED, iteration=ITERATION)
+    candidates = tuple(range(0, policy.config.llama.vocab_size, 7))
+
+    def interview(number: int, video: Video):
+        shifted = TURNS[number:] + TURNS[:number]
+        first = [Say(turn, f"{video.id}/{turn}", decoding, "respond", number) for turn in shifted[:3]]
+        then = [
+            Weigh(shifted[0], candidates),
+            Say(shifted[3], f"{video.id}/{shifted[3]}", decoding, "describe"),
+            Weigh(shifted[4], candidates),
+        ]
+        said = yield first
+        more = yield then
+        return [Asked(video, one, answer) for one, answer in zip([*first, *then], [*said, *more], strict=True)]
+
+    visits = [lambda i=i, video=video: (interview(i, video), Sight(video.frames)) for i, video in enumerate(VIDEOS)]
+    told = dict(engine.converse(visits))
+    assert sorted(told) == list(range(len(VIDEOS)))
+    assert engine.tally.prefills == engine.tally.videos == len(VIDEOS)
+    return [one for number in sorted(told) for one in told[number]]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def full_logits(params, features, prefix_ids, ids, *, config):
+    """Logits at every position behind the prefix, of ids [1, n], in one forward over the whole row."""
+    model = build(config, params)
+    x = jnp.concatenate([model.embed_prefix(prefix_ids, features), model.llama.embed(ids, model.dtype)], axis=1)
+    positions = jnp.arange(x.shape[1])[None]
+    hidden = model.llama(x, positions, jnp.zeros_like(positions))
+    return model.llama.logits(hidden[:, -ids.shape[1] :])[0]
+
+
+def logits_behind(policy: Policy, video: Video, turn: str, said: tuple[int, ...]) -> np.ndarray:
+    """float32[1 + said, v]: behind the turn, and behind each token said."""
+    ids = [*policy.tokenizer.encode_turn(turn), *said]
+    padded = np.zeros((1, -(-len(ids) // 64) * 64), np.int32)
+    padded[0, : len(ids)] = ids
+    features = encode_frames(policy, [video.frames])
+    out = full_logits(policy.params, features, np.array(policy.prefix_ids), padded, config=policy.config)
+    return np.asarray(out)[len(ids) - len(said) - 1 : len(ids)]
+
+
+def noise(request: Say, purpose: int, tokens: int, words: int) -> np.ndarray:
+    """The Gumbel noise of each token: float32[tokens, v]."""
+    numbers = (jnp.array([x], jnp.uint32) for x in (purpose, record_hash(request.record), request.sample))
+    key = record_keys(base_key(SEED, ITERATION), *numbers)
+    keys = step_keys(jnp.broadcast_to(key, (tokens, 2)), jnp.arange(tokens))
+    return np.asarray(jax.vmap(lambda one: jax.random.gumbel(one, (words,)))(keys))
 
 
 @pytest.fixture(scope="module")
-def prefix(tiny_params):
-    return prefill(tiny_params, PREFIX_IDS, FEATURES, config=TINY)
-
-
-@jax.jit
-def full_logits(params, ids):
-    """Logits at every position behind the prefix, of ids [videos, rows, n], in one forward over whole rows."""
-    model = build(TINY, params)
-    videos, rows, n = ids.shape
-    x = jnp.repeat(model.embed_prefix(PREFIX_IDS, FEATURES), rows, axis=0)
-    x = jnp.concatenate([x, model.llama.embed(ids.reshape(-1, n), x.dtype)], axis=1)
-    b, total = x.shape[:2]
-    positions = jnp.broadcast_to(jnp.arange(total), (b, total))
-    hidden = model.llama(x, positions, jnp.zeros((b, total), jnp.int32))
-    return model.llama.logits(hidden[:, PREFIX_LENGTH:]).reshape(videos, rows, n, -1)
-
-
-def whole_rows(tokens: np.ndarray) -> np.ndarray:
-    """Prompt and continuation of each row, side by side: int32[videos, rows, WIDTH + NEW]."""
-    ids = np.zeros((VIDEOS, ROWS, WIDTH + NEW), np.int32)
-    for i, j in np.ndindex(VIDEOS, ROWS):
-        n = LENGTHS[i, j]
-        ids[i, j, :n], ids[i, j, n : n + NEW] = PROMPTS[i, j, :n], tokens[i, j]
-    return ids
-
-
-def continuation_logits(params, tokens: np.ndarray) -> np.ndarray:
-    """What predicts each continuation token: float32[videos, rows, NEW, v]; rows of empty prompts are meaningless."""
-    at = np.maximum(LENGTHS - 1, 0)[..., None] + np.arange(NEW)
-    return np.take_along_axis(np.asarray(full_logits(params, whole_rows(tokens))), at[..., None], axis=2)
-
-
-def decode(params, prefix, temperature: float, eos_id: int, top_p: float = 1.0):
-    options = {"max_new_tokens": NEW, "eos_id": eos_id, "temperature": temperature, "top_p": top_p}
-    return jax.device_get(generate(params, prefix, PROMPTS, LENGTHS, KEYS, config=TINY, **options))
-
-
-@functools.cache
-def noise() -> np.ndarray:
-    """The Gumbel noise of each continuation token: float32[videos, rows, NEW, v]."""
-    draw = lambda key, step: jax.random.gumbel(jax.random.fold_in(key, step), (TINY.llama.vocab_size,))  # noqa: E731
-    return np.asarray(jax.vmap(jax.vmap(lambda key: jax.vmap(lambda step: draw(key, step))(jnp.arange(NEW))))(KEYS))
+def policy() -> Policy:
+    return tiny_policy()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_tokens_are_those_of_the_full_forward(tiny_params, prefix, temperature: float):
-    out = decode(tiny_params, prefix, temperature, NEVER)
-    logits = continuation_logits(tiny_params, out.tokens)
-    expected = (logits + noise() if temperature else logits).argmax(-1)
-    asked = LENGTHS > 0
-    np.testing.assert_array_equal(out.tokens[asked], expected[asked])
-    assert len(np.unique(out.tokens[asked])) > 5  # not one token over and over
-    np.testing.assert_array_equal(out.lengths, NEW * asked)
-    assert not out.finished.any()
+@pytest.mark.parametrize("hall", [{"batch_videos": 4, "lanes": 1}, {"batch_videos": 6, "lanes": 2, "slots": 1}])
+def test_tokens_and_logprobs_are_those_of_the_full_forward(policy, temperature: float, hall: dict):
+    words = policy.config.llama.vocab_size
+    asked = ask_all(policy, Decoding(NEW, temperature), **hall)
+    assert len(asked) == 6 * len(VIDEOS)
+    for one in asked:
+        if isinstance(one.request, Weigh):
+            (logits,) = logits_behind(policy, one.video, one.request.turn, ())
+            expected = jax.nn.log_softmax(logits)[np.array(one.request.candidates)]
+            np.testing.assert_allclose(one.answer, expected, atol=2e-5)
+            continue
+        tokens = one.answer.tokens
+        logits = logits_behind(policy, one.video, one.request.turn, tokens)[:-1]
+        if temperature:
+            logits = logits + noise(one.request, {"respond": 0, "describe": 1}[one.request.purpose], len(tokens), words)
+        assert tokens == tuple(logits.argmax(-1)), one.request
+        ended = tokens[-1] == policy.tokenizer.eos_id
+        assert policy.tokenizer.eos_id not in tokens[:-1]
+        assert one.answer.finish == ("stop" if ended else "length")
+        assert ended or len(tokens) == NEW
+    assert len({token for one in asked if isinstance(one.request, Say) for token in one.answer.tokens}) > 30
 
 
-def test_rows_end_at_their_first_eos_and_the_others_go_on(tiny_params, prefix):
-    free = decode(tiny_params, prefix, 1.0, NEVER)
-    eos = int(free.tokens[0, 0, 3])  # ends at least one row early
-    out = decode(tiny_params, prefix, 1.0, eos)
-    ends = []
-    for i, j in np.argwhere(LENGTHS > 0):
-        at = np.flatnonzero(free.tokens[i, j] == eos)
-        end = int(at[0]) + 1 if len(at) else NEW
-        np.testing.assert_array_equal(out.tokens[i, j], np.where(np.arange(NEW) < end, free.tokens[i, j], 0))
-        assert (out.lengths[i, j], out.finished[i, j]) == (end, len(at) > 0)
-        ends.append(end)
-    assert min(ends) < max(ends) == NEW
-    assert (out.lengths[1, 1], out.finished[1, 1]) == (0, False)
-    assert not out.tokens[1, 1].any()
+@pytest.mark.parametrize("sizes", [MeshConfig(fsdp=4, tensor=2), MeshConfig(data=2, fsdp=4)])
+def test_eight_devices_say_what_one_says(policy, sizes: MeshConfig):
+    """Sums are rounded differently elsewhere: a token may differ where two are nearly as likely, and none does here."""
+    hall = {"batch_videos": 16}
+    alone = ask_all(policy, Decoding(NEW, 1.0, 0.95), **hall)
+    together = ask_all(tiny_policy(sizes, devices=8), Decoding(NEW, 1.0, 0.95), **hall)
+    for one, other in zip(alone, together, strict=True):
+        if isinstance(one.request, Weigh):
+            np.testing.assert_allclose(other.answer, one.answer, atol=2e-5)
+        else:
+            assert other.answer == one.answer
 
 
-def test_logprobs_behind_prompts_are_those_of_the_full_forward(tiny_params, prefix):
-    candidates = jnp.arange(TINY.llama.vocab_size)
-    out = next_token_logprobs(tiny_params, prefix, PROMPTS, LENGTHS, candidates, config=TINY)
-    logits = continuation_logits(tiny_params, np.zeros((VIDEOS, ROWS, NEW), np.int32))[:, :, 0]
-    expected = jax.nn.log_softmax(logits)
-    np.testing.assert_allclose(out[LENGTHS > 0], expected[LENGTHS > 0], atol=5e-6)
-    two = next_token_logprobs(tiny_params, prefix, PROMPTS, LENGTHS, jnp.array([9, 4]), config=TINY)
-    np.testing.assert_allclose(two, out[..., [9, 4]], atol=5e-6)
-
-
-def test_logprobs_of_each_cached_step_are_those_of_the_full_forward(tiny_params, prefix):
-    """Each continuation token is fed through the cache, one step at a time."""
-    tokens = np.random.default_rng(1).integers(3, TINY.llama.vocab_size, (VIDEOS, ROWS, NEW)).astype(np.int32)
-
-    @jax.jit
-    def cached(params):
-        model = build(TINY, params)
-        logits, own = read_prompts(model, prefix, PROMPTS, LENGTHS, NEW)
-        column = jnp.arange(WIDTH + NEW)
-
-        def step(own, at):
-            mask = (column < LENGTHS[..., None]) | ((column >= WIDTH) & (column <= WIDTH + at))
-            x = model.llama.embed(jnp.asarray(tokens)[:, :, at, None], model.dtype)
-            positions = (PREFIX_LENGTH + LENGTHS + at)[..., None]
-            hidden, own = model.llama.extend(x, positions, prefix, own, WIDTH + at, mask[:, :, None])
-            return own, model.llama.logits(hidden[:, :, 0])
-
-        _, more = jax.lax.scan(step, own, jnp.arange(NEW - 1))
-        return jnp.concatenate([logits[:, :, None], jnp.moveaxis(more, 0, 2)], axis=2)
-
-    expected = jax.nn.log_softmax(continuation_logits(tiny_params, tokens))
-    out = jax.nn.log_softmax(cached(tiny_params))
-    np.testing.assert_allclose(out[LENGTHS > 0], expected[LENGTHS > 0], atol=5e-6)
+def test_texts_end_at_their_first_eos_and_the_others_go_on(policy):
+    """An EOS that is said often: the word that is said most in free texts."""
+    free = [one for one in ask_all(policy, Decoding(NEW, 1.0), batch_videos=4, lanes=1) if isinstance(one.request, Say)]
+    said = [token for one in free for token in one.answer.tokens]
+    eos = max(set(said), key=said.count)
+    tokenizer = copy.copy(policy.tokenizer)
+    tokenizer.eos_id = eos
+    ended = ask_all(dataclasses.replace(policy, tokenizer=tokenizer), Decoding(NEW, 1.0), batch_videos=4, lanes=1)
+    lengths = set()
+    for one, other in zip(free, [one for one in ended if isinstance(one.request, Say)], strict=True):
+        tokens = one.answer.tokens
+        end = tokens.index(eos) + 1 if eos in tokens else len(tokens)
+        assert other.answer.tokens == tokens[:end]
+        assert other.answer.finish == ("stop" if eos in tokens else "length")
+        lengths.add(end)
+    assert len(lengths) > 2

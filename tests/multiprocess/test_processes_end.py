@@ -17,7 +17,7 @@ def test_a_process_that_sleeps_for_ever_ends_the_others(lab: Lab):
 import faulthandler, time
 from isrdpo_jax.stages import collect
 faulthandler.dump_traceback_later = lambda *_, **__: None
-collect.collect_batch = lambda *_, **__: time.sleep(1e6)
+collect.collect = lambda *_, **__: time.sleep(1e6)
 """
     pair = Together(lab, "slept", *ONCE, "processes.stall_s=25", second=sleep)
     codes = pair.end()

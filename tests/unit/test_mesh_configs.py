@@ -30,7 +30,7 @@ def test_a_mesh_takes_all_chips_and_every_batch_splits_over_it(path: Path):
     ways = mesh.data * mesh.fsdp
     pairs, rest = divmod(dpo.batch_size, dpo.accumulation_steps)
     assert rest == 0
-    for size in (pairs, config.collect.batch_videos, config.evaluation.batch_videos):
+    for size in (pairs, config.collect.batch_videos, config.collect.lanes or ways):
         assert size % ways == 0
     assert LlamaConfig().num_heads % mesh.tensor == 0
     assert f"include=configs/mesh/{path.name}" in path.read_text(), "the file says how it is used"
@@ -43,7 +43,6 @@ def test_a_mesh_changes_how_a_run_goes_and_not_what_is_learnt(path: Path):
     allowed = {
         "mesh": {"data", "fsdp", "tensor"},
         "dpo": {"accumulation_steps"},
-        "collect": {"batch_videos"},
-        "evaluation": {"batch_videos"},
+        "collect": {"batch_videos", "lanes"},
     }
     assert all(keys <= allowed[section] for section, keys in kept.items())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from by_programs import logits_behind, say_greedily
 from published import to_params
 from tiny import assert_trees_close
 
@@ -23,7 +24,6 @@ from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.video_llava import Params, abstract_params, build
 from isrdpo_jax.programs.dpo_step import PairBatch, pair_loss
 from isrdpo_jax.programs.encode import encode
-from isrdpo_jax.programs.generate import generate, read_prompts
 from isrdpo_jax.programs.packed import PackedRows, packed_logprobs
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.programs.sft_step import SftBatch, sft_step
@@ -153,11 +153,6 @@ def test_logits_of_packed_rows(golden):
         assert_close(logits[i, separate], a[f"logits/{i}/{j}"], f"video {i}, response {j}:")
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def prompt_logits(params, prefix: KVCache, prompts, lengths, *, config):
-    return read_prompts(build(config, params), prefix, prompts, lengths, columns=0)[0]
-
-
 def open_prefix(golden: Golden) -> KVCache:
     return prefill(golden.params, golden.arrays["prefix"], golden.arrays["features"], config=golden.config)
 
@@ -172,7 +167,7 @@ def test_logits_behind_a_cached_prefix(golden):
             n = len(pair.turn) + len(response)
             prompts[i, j, :, :n], lengths[i, j, :n] = pair.turn + response, 1 + np.arange(n)
     flat = prompts.reshape(VIDEOS, -1, width), lengths.reshape(VIDEOS, -1)
-    logits = prompt_logits(golden.params, open_prefix(golden), *flat, config=golden.config)
+    logits = logits_behind(golden.params, open_prefix(golden), *flat, config=golden.config)
     logits = np.asarray(logits).reshape(*lengths.shape, -1)
     for i, j in np.ndindex(VIDEOS, RESPONSES):
         expected = golden.arrays[f"logits/{i}/{j}"][golden.prefix_length :]
@@ -182,21 +177,14 @@ def test_logits_behind_a_cached_prefix(golden):
 def test_greedy_tokens(golden):
     """The two best logits of every token are further apart than any rounding (the script sees to that)."""
     width = max(len(pair.turn) for pair in golden.pairs)
-    prompts = np.array([[pair.turn + (0,) * (width - len(pair.turn))] for pair in golden.pairs], np.int32)
-    lengths = np.array([[len(pair.turn)] for pair in golden.pairs], np.int32)
+    prompts = np.array([pair.turn + (0,) * (width - len(pair.turn)) for pair in golden.pairs], np.int32)
+    lengths = np.array([len(pair.turn) for pair in golden.pairs], np.int32)
     expected = np.stack([golden.arrays[f"greedy/{i}"] for i in range(VIDEOS)])
-    out = generate(
-        golden.params,
-        open_prefix(golden),
-        prompts,
-        lengths,
-        jax.random.split(jax.random.key(0), (VIDEOS, 1)),
-        config=golden.config,
-        max_new_tokens=expected.shape[1],
-        eos_id=-1,
-        temperature=0.0,
+    a, new = golden.arrays, expected.shape[1]
+    out = say_greedily(
+        golden.params, a["prefix"], a["features"], prompts, lengths, new, config=golden.config, eos_id=-1
     )
-    np.testing.assert_array_equal(out.tokens[:, 0], expected)
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_logprobs_and_their_gradient(golden):

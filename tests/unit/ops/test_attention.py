@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isrdpo_jax.ops.attention import PADDING, PREFIX, attend, attend_causal, attend_prefix, packed_mask
+from isrdpo_jax.ops.attention import PADDING, PREFIX, attend, attend_behind, attend_causal, packed_mask
 
 RNG = np.random.default_rng(0)
 
@@ -78,14 +78,49 @@ def test_causal_blocks_are_the_whole_square(block: int):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-def test_attend_prefix_is_attend_over_prefix_and_own_keys():
-    b, r, n, m, p = 2, 3, 2, 5, 4
-    q, own_k, own_v = normal(b, r, n, 6, 4), normal(b, r, m, 3, 4), normal(b, r, m, 3, 4)
-    prefix_k, prefix_v = normal(b, p, 3, 4), normal(b, p, 3, 4)
-    mask = RNG.random((b, r, n, m)) < 0.5
-    mask[0, 0, 0] = False  # an extension that sees the prefix only
-    out = attend_prefix(q, prefix_k, prefix_v, own_k, own_v, jnp.asarray(mask))
-    for j in range(r):
-        keys, values = np.concatenate([prefix_k, own_k[:, j]], 1), np.concatenate([prefix_v, own_v[:, j]], 1)
-        both = np.concatenate([np.ones((b, n, p), bool), mask[:, j]], axis=-1)
-        np.testing.assert_allclose(out[:, j], softmax_attention(q[:, j], keys, values, both), atol=2e-6)
+def beside_prefixes(n: int, m: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Three extensions of two prefixes each in two rows: n queries, m keys and values of their own."""
+    rng = np.random.default_rng(seed)
+    b, r, s, p, h, kv, c = 2, 3, 2, 4, 6, 3, 4
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    mask = rng.random((b, r, n, m)) < 0.5
+    mask[0, 0, 0] = False  # a query that sees the prefix only
+    return {
+        "q": draw(b, r, n, h, c),
+        **{name: draw(b, r, kv, m, c) for name in ("k", "v")},
+        "mask": mask,
+        **{name: draw(b, s, kv, p, c) for name in ("prefix_k", "prefix_v")},
+        "place": rng.integers(0, s, (b, r)),
+    }
+
+
+def behind(x: dict[str, np.ndarray]) -> np.ndarray:
+    sees = x["place"][:, None] == np.arange(x["prefix_k"].shape[1])[:, None]
+    arrays = [jnp.asarray(x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
+    return np.asarray(jax.jit(attend_behind)(*arrays, jnp.asarray(sees)))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (3, 7)])
+def test_an_extension_attends_to_its_own_prefix_and_its_own_positions(n: int, m: int):
+    x = beside_prefixes(n, m)
+    out = behind(x)
+    for i, j in np.ndindex(*x["place"].shape):
+        own = x["place"][i, j]
+        keys, values = (
+            np.concatenate([x[f"prefix_{name}"][i, own], x[name][i, j]], axis=1).swapaxes(0, 1) for name in "kv"
+        )
+        mask = np.concatenate([np.ones((n, 4), bool), x["mask"][i, j]], axis=-1)
+        expected = softmax_attention(x["q"][i, j][None], keys[None], values[None], mask[None])[0]
+        np.testing.assert_allclose(out[i, j], expected, atol=2e-6)
+
+
+def test_which_place_the_own_prefix_has_changes_no_bit():
+    x = beside_prefixes(1, 5)
+    turned = {**x, **{name: x[name][:, ::-1] for name in ("prefix_k", "prefix_v")}, "place": 1 - x["place"]}
+    np.testing.assert_array_equal(behind(turned), behind(x))
+    other = {**x, "prefix_k": x["prefix_k"].copy()}
+    other["prefix_k"][0, 1 - x["place"][0, 0]] += 100.0  # what an extension does not see
+    np.testing.assert_array_equal(behind(other)[0, 0], behind(x)[0, 0])

@@ -10,8 +10,16 @@ import pytest
 
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.schema import JudgeConfig
-from isrdpo_jax.stages.engine import Completion
-from isrdpo_jax.stages.judge import Case, Judgement, block, decide, judge_by_letters, judge_by_text, parse_verdict
+from isrdpo_jax.stages.judge import (
+    Case,
+    Judgement,
+    block,
+    both_orders,
+    decide,
+    judge_by_letters,
+    judge_by_text,
+    parse_verdict,
+)
 
 PROMPTS = load_prompts()
 TRUE, FALSE = "The circle moves left.", "The circle moves right."
@@ -30,18 +38,20 @@ def shown(turn: str) -> tuple[str, str]:
 
 
 def by_letters(opinion: Opinion, cases=CASES, **settings) -> list[list[Judgement | None]]:
-    def ask(turns):
-        odds = np.array([[99.0 if turn is None else opinion(*shown(turn)) for turn in row] for row in turns])
-        return np.stack([-np.logaddexp(0, -odds), -np.logaddexp(0, odds)], axis=-1)
+    def judge(case: Case) -> Judgement:
+        odds = np.array([opinion(*shown(turn)) for turn in both_orders(case, PROMPTS)])
+        logprobs = np.stack([-np.logaddexp(0, -odds), -np.logaddexp(0, odds)], -1)
+        return judge_by_letters(logprobs, JudgeConfig(**settings))
 
-    return judge_by_letters(cases, PROMPTS, JudgeConfig(**settings), ask)
+    return [[case and judge(case) for case in row] for row in cases]
 
 
 def by_text(answer: Callable[[str, str], str], cases=CASES, **settings) -> list[list[Judgement | None]]:
-    def ask(turns):
-        return [[turn and Completion(answer(*shown(turn)), (5, 2), "stop") for turn in row] for row in turns]
+    def judge(case: Case) -> Judgement:
+        first, second = (answer(*shown(turn)) for turn in both_orders(case, PROMPTS))
+        return judge_by_text((first, second), JudgeConfig(mode="text", **settings))
 
-    return judge_by_text(cases, PROMPTS, JudgeConfig(mode="text", **settings), ask)
+    return [[case and judge(case) for case in row] for row in cases]
 
 
 def verdicts(judgements) -> list[list[int | None]]:
@@ -167,38 +177,15 @@ def test_parse_verdict(text: str, verdict: str | None):
         (("", ""), ("stop", "stop"), False, "empty"),
         ((TRUE, FALSE), ("stop", "length"), False, "unfinished"),
         ((TRUE, FALSE), ("stop", "length"), True, None),
+        (("", ""), ("too_long", "too_long"), True, "too_long"),
     ],
 )
 def test_what_blocks_a_pair(texts, finishes, keep_unfinished, reason):
     assert block(texts, finishes, keep_unfinished) == reason
 
 
-@pytest.mark.parametrize("reason", ["identical", "empty", "unfinished", "too_long"])
-def test_what_is_blocked_is_never_asked(reason: str):
-    asked = []
-
-    def remember(a: str, b: str) -> float:
-        asked.append(a)
-        return oracle(a, b)
-
-    cases = [[Case("Where to?", ("blocked", "too"), None, reason), Case("Where to?", (TRUE, FALSE), None)]]
-    for judged in (by_letters(remember, cases), by_text(letter(remember), cases)):
-        assert judged == [[Judgement(None, reason), judged[0][1]]]
-        assert judged[0][1].verdict == 0
-    assert "blocked" not in asked and "too" not in asked
-
-
 def test_each_order_shows_the_context_and_swaps_the_responses():
-    seen = []
-
-    def remember(turns):
-        seen.extend(turns)
-        return np.zeros((2, 4, 2))
-
-    judge_by_letters(CASES, PROMPTS, JudgeConfig(), remember)
-    first, second = seen[0][:2], seen[0][2:]
-    assert [shown(turn) for turn in first] == [case.responses for case in CASES[0]]
-    assert [shown(turn) for turn in second] == [case.responses[::-1] for case in CASES[0]]
-    assert all("a context" in turn for turn in (first[0], second[0]))
-    assert not any("context" in turn for turn in (first[1], second[1]))
-    assert seen[1][1] is seen[1][3] is None
+    for case in CASES[0]:
+        first, second = both_orders(case, PROMPTS)
+        assert shown(first) == case.responses and shown(second) == case.responses[::-1]
+        assert ("a context" in first) is ("a context" in second) is (case.context is not None)

@@ -1,0 +1,123 @@
+"""What the frozen tower makes of each video, kept on disk: computed in the first stage that sees a video, read after.
+
+A folder belongs to one tower and one prepared split; a file in it is whole when its index is there, which is written
+last. What a killed process was writing has no index, and is removed by the next one.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from isrdpo_jax.errors import CheckpointError
+from isrdpo_jax.runs.atomic import read_json, write_json
+from isrdpo_jax.runs.manifest import hash_json
+
+_OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and floats hardly compress
+_IDENTITY = "identity.json"
+_PARTIAL = ".partial"
+
+
+class FeatureCache:
+    """Features [n, d_vision] of videos by their ids, in the dtype that the model computes in. A context manager.
+
+    What is put becomes readable when the cache is opened again: a file of records is read when it is closed.
+
+    Args:
+        folder: under which the folder of this identity lies.
+        identity: of tower, data and dtype; all that decides what a feature is.
+        shape, dtype: of the features of one video.
+        limit: bytes that all files of the identity may take together; what is beyond is not kept.
+        process: of those that make a run together; each writes files of its own.
+
+    Raises:
+        CheckpointError: the folder belongs to another tower or data, or a file in it is not what its index says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        shape: tuple[int, ...],
+        dtype: Any,
+        *,
+        limit: int,
+        process: int = 0,
+    ):
+        self.folder = folder / hash_json(identity)[:16]
+        self._shape, self._dtype, self._limit, self._process = shape, np.dtype(dtype), limit, process
+        self._size = int(np.prod(shape)) * self._dtype.itemsize
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim(identity)
+        for left in self.folder.glob(f"part-{process:05d}-*{_PARTIAL}"):
+            left.unlink()
+        self._where: dict[str, tuple[Path, int]] = {}
+        self._readers: dict[Path, ArrayRecordReader] = {}
+        for index in sorted(self.folder.glob("part-*.json")):
+            self._where |= {one: (index.with_suffix(""), i) for i, one in enumerate(read_json(index)["ids"])}
+        self._writer: ArrayRecordWriter | None = None
+        self._new: list[str] = []
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        path = self.folder / _IDENTITY
+        if not path.exists():
+            write_json(path, identity)
+        elif (found := read_json(path)) != identity:
+            other = [name for name in identity if found.get(name) != identity[name]]
+            raise CheckpointError(
+                f"{self.folder}: these features belong to another {', '.join(other)}. Delete the folder; they are "
+                "computed anew."
+            )
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, video: str) -> bool:
+        return video in self._where
+
+    def get(self, video: str) -> np.ndarray | None:
+        """The features of a video, if they are kept."""
+        if video not in self._where:
+            return None
+        path, i = self._where[video]
+        if path not in self._readers:
+            self._readers[path] = self._open(path)
+        (record,) = self._readers[path].read([i])
+        return np.frombuffer(record, self._dtype).reshape(self._shape)
+
+    def _open(self, path: Path) -> ArrayRecordReader:
+        wanted = sum(where == path for where, _ in self._where.values())
+        reader = None
+        with suppress(ValueError, RuntimeError, OSError):
+            reader = ArrayRecordReader(str(path))
+        if reader is None or reader.num_records() != wanted or len(reader.read([0])[0]) != self._size:
+            raise CheckpointError(f"{path}: not the features that its index says. Delete {self.folder} and run again.")
+        return reader
+
+    def put(self, video: str, features: np.ndarray) -> None:
+        """Keeps the features of a video, if there is room."""
+        kept = len(self._where) + len(self._new) + 1
+        if video in self._where or video in self._new or kept * self._size > self._limit:
+            return
+        if self._writer is None:
+            number = len(list(self.folder.glob(f"part-{self._process:05d}-*.json")))
+            self._path = self.folder / f"part-{self._process:05d}-{number:05d}.array_record"
+            self._writer = ArrayRecordWriter(f"{self._path}{_PARTIAL}", _OPTIONS)
+        self._writer.write(np.ascontiguousarray(features, self._dtype).tobytes())
+        self._new.append(video)
+
+    def __enter__(self) -> FeatureCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        if self._writer is not None:
+            self._writer.close()
+            Path(f"{self._path}{_PARTIAL}").rename(self._path)
+            write_json(Path(f"{self._path}.json"), {"ids": self._new})
+            self._writer = None
