@@ -53,7 +53,7 @@ def model(d: int, mlp: int, layers: int, vocabulary: int, image_size: int = 224)
         num_heads=d // 64,
         num_kv_heads=d // 64,
     )
-    return ModelConfig(vision=vision, llama=llama, unroll_layers=True, remat="dots")
+    return ModelConfig(vision=vision, llama=llama, remat="dots")
 
 
 SIZES = {

@@ -16,7 +16,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AxisSize = Annotated[int, Field(ge=-1)]
-AttentionKind = Literal["auto", "xla", "splash", "cudnn"]
+AttentionKind = Literal["auto", "xla", "cpu", "splash", "cudnn"]
 Remat = Literal["none", "dots", "full"]
 
 
@@ -133,7 +133,8 @@ class ModelConfig(Section):
         "none", description="What the backward pass computes again of each layer: nothing, all but matmuls, everything."
     )
     attention: AttentionKind = Field(
-        "auto", description="Attention over whole rows: dense, splash attention (TPU), cuDNN (GPU), or what suits."
+        "auto",
+        description="Attention over whole rows: dense, few heads at a time (CPU), splash (TPU), cuDNN (GPU), or auto.",
     )
 
     lora: LoraConfig | None = Field(None, description="Adapters beside the decoder's matrices, while they are trained.")
@@ -152,14 +153,14 @@ class ModelConfig(Section):
         return self
 
     def on(self, platform: str) -> ModelConfig:
-        """The model with `attention: auto` decided for a platform of JAX: splash on a TPU that takes these heads.
+        """The model with `attention: auto` decided for a platform: `cpu`, or splash on a TPU that takes these heads.
 
         cuDNN is never chosen unasked: it has not been compared on a GPU yet.
         """
         if self.attention != "auto":
             return self
-        kind = "splash" if platform == "tpu" and self.llama.head_dim % 128 == 0 else "xla"
-        return self.model_copy(update={"attention": kind})
+        splash = platform == "tpu" and self.llama.head_dim % 128 == 0
+        return self.model_copy(update={"attention": "splash" if splash else "cpu" if platform == "cpu" else "xla"})
 
 
 class ComputeConfig(Section):

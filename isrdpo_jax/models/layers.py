@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from isrdpo_jax.ops.cpu_attention import RESIDUALS
+from isrdpo_jax.ops.product import product
+from isrdpo_jax.ops.rms_norm import rms_norm
 from isrdpo_jax.schema import LoraConfig, Remat
 from isrdpo_jax.sharding import constrain
 
@@ -44,7 +47,7 @@ class Linear(nnx.Module):
         self.lora_b = constant(0.0, (lora.rank, o), (None, axes[1])) if lora else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = product(x, self.kernel[...].astype(x.dtype), x.dtype)
         if self.lora is not None and self.lora_a is not None and self.lora_b is not None:
             y = y + self.lora.scale * (x @ self.lora_a[...].astype(x.dtype) @ self.lora_b[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
@@ -70,9 +73,7 @@ class RmsNorm(nnx.Module):
         self.scale, self.eps = constant(1.0, (d,), (None,)), eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        return rms_norm(x.astype(jnp.float32), self.scale[...], self.eps).astype(x.dtype)
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -113,6 +114,10 @@ def scan_layers(layers: nnx.Module, body: Callable, carry: jax.Array, xs=None, *
         return constrain(carry, axes, parameter), y
 
     if remat != "none":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        policies = jax.checkpoint_policies
+        products = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(RESIDUALS)
+        )
+        policy = products if remat == "dots" else None
         step = jax.checkpoint(step, policy=policy)
     return jax.lax.scan(step, carry, (stacked, xs), unroll=unroll)

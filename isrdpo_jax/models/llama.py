@@ -17,6 +17,7 @@ from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_layers
 from isrdpo_jax.models.packed_attention import packed_attention
 from isrdpo_jax.ops.attention import PREFIX, attend_behind
+from isrdpo_jax.ops.product import product
 from isrdpo_jax.schema import AttentionKind, LlamaConfig, LoraConfig, Remat
 from isrdpo_jax.sharding import constrain
 
@@ -25,7 +26,8 @@ def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.
     """cos and sin of the rotary angles (arXiv 2104.09864): float32[..., n, 1, c/2] for int positions [..., n]."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+    tables = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+    return jax.lax.optimization_barrier(tables)  # else they are computed again for every head of every layer
 
 
 def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -101,7 +103,7 @@ class Llama(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[b, ..., d] -> float32[b, ..., v]."""
-        logits = jnp.matmul(hidden, self.head[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = product(hidden, self.head[...].astype(hidden.dtype), jnp.dtype(jnp.float32))
         return constrain(logits, ("batch", ..., "vocab"), self.head[...])
 
     def _layers(self, body: Callable, x: jax.Array, positions: jax.Array, xs=None):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from isrdpo_jax.ops.attention import PADDING, attend_causal, packed_mask
+from isrdpo_jax.ops.cpu_attention import cpu_attend
 from isrdpo_jax.ops.cudnn import cudnn_attend
 from isrdpo_jax.ops.splash import splash_attend
 from isrdpo_jax.schema import AttentionKind
@@ -22,7 +23,7 @@ def packed_attention(
     """A function of q [b, n, h, c], k and v [b, n, k, c] -> [b, n, h, c]; what padding gets is meaningless.
 
     Args:
-        kind: as `ModelConfig.on` decided it; undecided is `xla`.
+        kind: as `ModelConfig.on` decided it; undecided is `cpu`.
         segments: int[b, n], see `ops.attention.packed_mask`.
         sections: columns of the prefix and of each segment behind it, where they are the same in every row. Splash
             attention, whose mask is part of the program, needs them; rows without them are attended as by `xla`.
@@ -34,4 +35,7 @@ def packed_attention(
         padding = segments == PADDING
         return lambda q, k, v: sharded(q, k, v, padding)
     mask = packed_mask(segments)
+    if kind in ("auto", "cpu"):
+        sharded = on_shards(cpu_attend, (_HEADS, _HEADS, _HEADS, ("batch", None, None)), like)
+        return lambda q, k, v: sharded(q, k, v, mask)
     return functools.partial(cudnn_attend if kind == "cudnn" else attend_causal, mask=mask)

@@ -428,7 +428,7 @@ def test_compute_settings_change_the_model_of_a_run_only_where_they_are_given():
         ("tpu", 1024, "bfloat16", "xla"),
         ("gpu", 4096, "bfloat16", "xla"),
         ("gpu", 4096, "float32", "xla"),
-        ("cpu", 4096, "bfloat16", "xla"),
+        ("cpu", 4096, "bfloat16", "cpu"),
     ],
 )
 def test_attention_is_a_kernel_where_one_takes_the_heads(platform: str, hidden_size: int, dtype: str, expected: str):
