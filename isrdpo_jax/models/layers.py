@@ -96,9 +96,7 @@ def scan_layers(layers: nnx.Module, body: Callable, carry: jax.Array, xs=None, *
     """
     layer_def, stacked = nnx.split(layers)
     parameter = jax.tree.leaves(stacked)[0]
-    decoding = carry.size < carry.shape[-1] ** 2  # fewer positions than a matrix has rows
-    axes = (..., "embed") if decoding else ("batch", ...)
-
+    axes = _axes(carry)
     carry = constrain(carry, axes, parameter)
     if isinstance(layers, nnx.List):
         ys = []
@@ -121,3 +119,29 @@ def scan_layers(layers: nnx.Module, body: Callable, carry: jax.Array, xs=None, *
         policy = products if remat == "dots" else None
         step = jax.checkpoint(step, policy=policy)
     return jax.lax.scan(step, carry, (stacked, xs), unroll=unroll)
+
+
+def scan_but_last(layers: nnx.Module, body: Callable, carry: jax.Array, *, unroll: bool):
+    """The forward pass of `body(layer, carry) -> (carry, y)` over all stacked layers but the last.
+
+    Returns:
+        carry, the ys stacked, and the last layer.
+    """
+    layer_def, stacked = nnx.split(layers)
+    parameter = jax.tree.leaves(stacked)[0]
+    axes = _axes(carry)
+
+    def step(carry, i):
+        params = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked)
+        carry, y = body(nnx.merge(layer_def, params), carry)
+        return constrain(carry, axes, parameter), y
+
+    others = jnp.arange(parameter.shape[0] - 1)
+    carry, ys = jax.lax.scan(step, constrain(carry, axes, parameter), others, unroll=unroll)
+    return carry, ys, nnx.merge(layer_def, jax.tree.map(lambda x: x[-1], stacked))
+
+
+def _axes(carry: jax.Array) -> tuple:
+    """How activations between layers [b, ..., d] are split."""
+    decoding = carry.size < carry.shape[-1] ** 2  # fewer positions than a matrix has rows
+    return (..., "embed") if decoding else ("batch", ...)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from isrdpo_jax.models.kv_cache import KVCache
-from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_layers
+from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_but_last, scan_layers
 from isrdpo_jax.models.packed_attention import packed_attention
 from isrdpo_jax.ops.attention import PREFIX, attend_behind
 from isrdpo_jax.ops.product import product
@@ -65,6 +65,11 @@ class LlamaLayer(nnx.Module):
         x = x + self.out(out.reshape(*x.shape[:-1], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), extra
+
+    def keys_and_values(self, x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Those that `attention` would get: [..., n, k, c]."""
+        y = self.norm1(x)
+        return rotate(self._heads(self.k, y), rope), self._heads(self.v, y)
 
     def _heads(self, linear: Linear, x: jax.Array) -> jax.Array:
         """[b, ..., d] -> [b, ..., h, c]; no head is split."""
@@ -136,10 +141,12 @@ class Llama(nnx.Module):
         b, p = x.shape[:2]
         positions = jnp.broadcast_to(jnp.arange(p), (b, p))
         attend = packed_attention(self.attention, jnp.full((b, p), PREFIX), (p,), self.head[...])
-        body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v), (k, v)))  # noqa: E731
-        stacked = self._layers(body, x, positions)[1]
-        k, v = (tuple(one.swapaxes(1, 2) for one in kind) for kind in stacked)
-        return KVCache(k, v)
+        rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
+        body = lambda layer, x: layer(x, rope, lambda q, k, v: (attend(q, k, v), (k, v)))  # noqa: E731
+        x, (k, v), last = scan_but_last(self.layers, body, x, unroll=self.unroll)
+        last_k, last_v = last.keys_and_values(x, rope)  # nobody reads what that layer says
+        k, v = ((*kind, last) for kind, last in ((k, last_k), (v, last_v)))
+        return KVCache(*(tuple(one.swapaxes(1, 2) for one in kind) for kind in (k, v)))
 
     def extend(
         self,
