@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from isrdpo_jax.programs.generate import generate
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,7 +19,6 @@ from isrdpo_jax import cli
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.models.video_llava import build
 from isrdpo_jax.programs.encode import encode, encode_images
-from isrdpo_jax.programs.generate import generate
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.schema import MeshConfig
 from isrdpo_jax.sharding import make_mesh

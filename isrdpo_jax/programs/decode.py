@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVCache, write_columns
 from isrdpo_jax.models.unstacked import build_unstacked
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.ops.sampling import Uses, sample, step_keys
@@ -71,7 +71,7 @@ def decode(
         count = slots.count + live
         tokens = jnp.where((row == slots.count[..., None]) & live[..., None], token[..., None], slots.tokens)
         after = slots._replace(
-            own=jax.tree.map(functools.partial(_write_column, at=slots.length), slots.own, new),
+            own=jax.tree.map(functools.partial(write_columns, at=slots.length, like=prefixes.k[0]), slots.own, new),
             length=slots.length + live,
             tokens=tokens,
             count=count,
@@ -81,9 +81,3 @@ def decode(
 
     taken, spoken, slots = jax.lax.while_loop(going, step, (jnp.int32(0), jnp.int32(0), slots))
     return slots, jnp.stack([taken, spoken])
-
-
-def _write_column(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-    """One new column [b, r, k, 1, c] of each slot into its own [b, r, k, m, c], at int[b, r]."""
-    write = lambda one, column, place: jax.lax.dynamic_update_slice_in_dim(one, column, place, axis=1)  # noqa: E731
-    return jax.vmap(jax.vmap(write))(old, new, at)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from isrdpo_jax.programs.generate import generate, read_prompts
+from isrdpo_jax.programs.score import next_token_logprobs
 from tiny import PREFIX_IDS, PREFIX_LENGTH, TINY, random_features
 
 from isrdpo_jax.models.video_llava import build
 from isrdpo_jax.ops.sampling import record_keys
-from isrdpo_jax.programs.generate import generate, read_prompts
 from isrdpo_jax.programs.prefill import prefill
-from isrdpo_jax.programs.score import next_token_logprobs
 
 VIDEOS, ROWS, WIDTH, NEW = 2, 3, 7, 9
 LENGTHS = np.array([[7, 1, 4], [2, 0, 5]], np.int32)  # one row is empty

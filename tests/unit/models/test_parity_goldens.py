@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from isrdpo_jax.programs.generate import generate, read_prompts
 from published import to_params
 from tiny import assert_trees_close
 
@@ -23,7 +24,6 @@ from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.video_llava import Params, abstract_params, build
 from isrdpo_jax.programs.dpo_step import PairBatch, pair_loss
 from isrdpo_jax.programs.encode import encode
-from isrdpo_jax.programs.generate import generate, read_prompts
 from isrdpo_jax.programs.packed import PackedRows, packed_logprobs
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.programs.sft_step import SftBatch, sft_step
