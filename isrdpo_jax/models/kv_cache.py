@@ -9,6 +9,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from isrdpo_jax.sharding import on_shards
@@ -18,8 +19,6 @@ OWN_AXES = ("batch", None, "kv_heads", None, None)
 IN_ORDER = Layout((0, 1, 2, 3, 4))
 """Of caches in memory: as products read them. Left to choose, compilers for TPUs put heads behind positions, to pad
 less or to write a column at once; programs then copy the caches that they are given."""
-
-_FEW = 24  # slots on a device that are written one by one; so many writes stand in the program for every array
 
 
 class KVCache(NamedTuple):
@@ -40,21 +39,21 @@ class KVCache(NamedTuple):
 def write_columns(old: jax.Array, new: jax.Array, at: jax.Array, like: jax.Array) -> jax.Array:
     """New columns [b, r, k, n, c] of each extension in its own [b, r, k, m, c], from column int[b, r] on.
 
-    Every device writes into its few extensions one after another, in place: of all in one scatter, the compiler for
-    TPUs makes a loop that carries the whole cache through fast memory and back.
+    On TPUs every device writes into its few extensions one after another, in place: of all in one scatter, the compiler
+    makes a loop there that carries the whole cache through fast memory and back.
 
     Args:
         like: a parameter, whose mesh the arrays lie on.
     """
 
-    def write(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        b, r = at.shape
-        if b * r > _FEW:
-            one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
-            return jax.vmap(jax.vmap(one))(old, new, at)
-        for i in range(b):
-            for j in range(r):
-                old = jax.lax.dynamic_update_slice(old, new[i : i + 1, j : j + 1], (i, j, 0, at[i, j], 0))
+    def at_once(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+        one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        return jax.vmap(jax.vmap(one))(old, new, at)
+
+    def one_by_one(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+        for i, j in np.ndindex(*at.shape):
+            old = jax.lax.dynamic_update_slice(old, new[i : i + 1, j : j + 1], (i, j, 0, at[i, j], 0))
         return with_layout_constraint(old, IN_ORDER)
 
+    write = functools.partial(jax.lax.platform_dependent, tpu=one_by_one, default=at_once)
     return on_shards(write, (OWN_AXES, OWN_AXES, ("batch", None)), like)(old, new, at)
