@@ -115,7 +115,7 @@ class Compiled:
             "kernels": text.count('custom_call_target="tpu_custom_call"'),
             "output_bytes": memory.output_size_in_bytes,
             "temp_bytes": memory.temp_size_in_bytes,
-            "gathered": [math.prod(map(int, shape.split(","))) for shape in GATHER.findall(text)],
+            "gathered": [list(map(int, shape.split(","))) for shape in GATHER.findall(text) if shape],
             "collectives": Counter(COLLECTIVE.findall(text)),
         }
         return placed(lowered.out_info, compiled.output_shardings)
@@ -177,7 +177,7 @@ def compile_all(mesh: Mesh) -> dict[str, Any]:
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         "features_split": split(features, 0),
         "largest_activation": size * SLOTS * max(MODEL.llama.hidden_size, MODEL.llama.vocab_size),
-        "smallest_cache": size * math.prod(slots.own.k[0].shape[1:]) // split(slots.own.k[0], 2),
+        "cache_lengths": [prefixes.length, slots.own.length],
         "prefixes_bytes": bytes_per_chip(prefixes),
         "slots_bytes": bytes_per_chip(slots),
         "cache_split": {"batch": split(cache.k[0], 0), "kv_heads": split(cache.k[0], 1)},
