@@ -160,7 +160,7 @@ def _collect(
         ),
         Program(
             "place",
-            lambda: placing(prefixes.k[0].format).lower(prefixes, cache, at),
+            lambda: placing(jax.tree.leaves(prefixes)[0].format).lower(prefixes, cache, at),
             _bytes_per_device((held, cache, at)),
             Flops(0.0, 0.0),
         ),

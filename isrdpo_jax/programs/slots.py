@@ -90,7 +90,8 @@ def place_prefixes(prefixes: KVCache, new: KVCache, at: jax.Array) -> KVCache:
         prefixes: [b, s, k, p, c] a layer; donated. new: [l, k, p, c] a layer, one for each of l lanes.
         at: int[l], the place in the lane; one that the lane does not have puts nothing.
     """
-    return placing(prefixes.k[0].format)(prefixes, new, at)
+    format = jax.tree.leaves(prefixes)[0].format  # of all of them
+    return placing(format)(prefixes, new, at)
 
 
 @functools.cache
