@@ -51,7 +51,7 @@ MODEL = ModelConfig(
     attention="splash",
 )
 DPO = DpoConfig(batch_size=32, accumulation_steps=2, clip_norm=1.0)
-PREFIX_TOKENS, TURN_TOKENS, RESPONSE_TOKENS, PROMPTS = 32, 64, 96, 2
+PREFIX_TOKENS, TURN_TOKENS, RESPONSE_TOKENS, PROMPTS = 42, 64, 96, 2  # 42: no whole tiles, as in 7B
 PLACES, SLOTS, STEPS = 2, 3, 16
 GATHER = re.compile(r" = \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(")
 COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")

@@ -110,7 +110,7 @@ def test_prefixes_and_slots_are_updated_in_place(case):
 
 def test_decoding_copies_no_prefixes(case):
     _, report = case
-    assert report["programs"]["decode"]["temp_bytes"] < report["prefixes_bytes"] / 2
+    assert report["programs"]["decode"]["temp_bytes"] < 0.75 * report["prefixes_bytes"]
 
 
 @pytest.mark.parametrize(("topology", "fsdp"), [("v5e:4x8", 16), ("v5p:2x2x4", 8), ("v6e:16x16", 128)])
