@@ -45,15 +45,18 @@ def write_columns(old: jax.Array, new: jax.Array, at: jax.Array, like: jax.Array
     Args:
         like: a parameter, whose mesh the arrays lie on.
     """
-
-    def at_once(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
-        return jax.vmap(jax.vmap(one))(old, new, at)
-
-    def one_by_one(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        for i, j in np.ndindex(*at.shape):
-            old = jax.lax.dynamic_update_slice(old, new[i : i + 1, j : j + 1], (i, j, 0, at[i, j], 0))
-        return with_layout_constraint(old, IN_ORDER)
-
     write = functools.partial(jax.lax.platform_dependent, tpu=one_by_one, default=at_once)
     return on_shards(write, (OWN_AXES, OWN_AXES, ("batch", None)), like)(old, new, at)
+
+
+def at_once(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+    """`write_columns` on one device, as one scatter."""
+    one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return jax.vmap(jax.vmap(one))(old, new, at)
+
+
+def one_by_one(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+    """`write_columns` on one device, as a write for each extension."""
+    for i, j in np.ndindex(*at.shape):
+        old = jax.lax.dynamic_update_slice(old, new[i : i + 1, j : j + 1], (i, j, 0, at[i, j], 0))
+    return with_layout_constraint(old, IN_ORDER)
