@@ -262,7 +262,7 @@ def plan(
         return
     found = make_plan(planned, on_program=lambda row: _say(progress_line(row)))
     if took:
-        units = planned_units(found, loaded.dpo.accumulation_steps)
+        units = planned_units(found, loaded)
         found["measured"] = {stage: {**one, "planned_seconds": units[stage]} for stage, one in took.items()}
 
     def show() -> None:

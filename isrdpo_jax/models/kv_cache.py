@@ -5,9 +5,20 @@ A layer's array of several is a slice that the compiler copies before it reads i
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from isrdpo_jax.sharding import on_shards
+
+PREFIX_AXES = ("batch", None, "kv_heads", None, None)
+OWN_AXES = ("batch", None, "kv_heads", None, None)
+IN_ORDER = Layout((0, 1, 2, 3, 4))
+"""Of caches in memory: as products read them. Left to choose, compilers for TPUs put heads behind positions, to pad
+less or to write a column at once; programs then copy the caches that they are given."""
 
 
 class KVCache(NamedTuple):
@@ -23,3 +34,29 @@ class KVCache(NamedTuple):
     def length(self) -> int:
         """How many positions there are: p, or m."""
         return self.k[0].shape[-2]
+
+
+def write_columns(old: jax.Array, new: jax.Array, at: jax.Array, like: jax.Array) -> jax.Array:
+    """New columns [b, r, k, n, c] of each extension in its own [b, r, k, m, c], from column int[b, r] on.
+
+    On TPUs every device writes into its few extensions one after another, in place: of all in one scatter, the compiler
+    makes a loop there that carries the whole cache through fast memory and back.
+
+    Args:
+        like: a parameter, whose mesh the arrays lie on.
+    """
+    write = functools.partial(jax.lax.platform_dependent, tpu=one_by_one, default=at_once)
+    return on_shards(write, (OWN_AXES, OWN_AXES, ("batch", None)), like)(old, new, at)
+
+
+def at_once(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+    """`write_columns` on one device, as one scatter."""
+    one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return jax.vmap(jax.vmap(one))(old, new, at)
+
+
+def one_by_one(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+    """`write_columns` on one device, as a write for each extension."""
+    for i, j in np.ndindex(*at.shape):
+        old = jax.lax.dynamic_update_slice(old, new[i : i + 1, j : j + 1], (i, j, 0, at[i, j], 0))
+    return with_layout_constraint(old, IN_ORDER)

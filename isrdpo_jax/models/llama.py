@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVCache, write_columns
 from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_but_last, scan_layers
 from isrdpo_jax.models.packed_attention import packed_attention
 from isrdpo_jax.ops.attention import PREFIX, attend_behind
@@ -179,7 +179,7 @@ class Llama(nnx.Module):
                 k, v = k.swapaxes(2, 3), v.swapaxes(2, 3)
                 if past is not None and at is not None:
                     # Written before they are read: the compiler then needs no copy of the whole.
-                    k, v = (_write(old, new, at) for old, new in zip(past, (k, v), strict=True))
+                    k, v = (write_columns(old, new, at, self.head[...]) for old, new in zip(past, (k, v), strict=True))
                 return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees), (k, v)
 
             return layer(x, rope, attention)
@@ -187,9 +187,3 @@ class Llama(nnx.Module):
         xs = list(zip(zip(prefix.k, prefix.v, strict=True), earlier, strict=True))
         hidden, kv = self._layers(body, x, positions, xs)
         return hidden, KVCache(*(tuple(kind) for kind in zip(*kv, strict=True)))
-
-
-def _write(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-    """New columns [b, r, k, n, c] of each extension into its own [b, r, k, m, c], from column at[b, r] on."""
-    write = lambda one, columns, place: jax.lax.dynamic_update_slice_in_dim(one, columns, place, axis=1)  # noqa: E731
-    return jax.vmap(jax.vmap(write))(old, new, at)

@@ -11,11 +11,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from isrdpo_jax.models.llama import Llama
-from isrdpo_jax.models.video_llava import Params
+from isrdpo_jax.models.video_llava import Params, abstract_params
 from isrdpo_jax.schema import ModelConfig
-from isrdpo_jax.sharding import constrain
+from isrdpo_jax.sharding import constrain, parameter_shardings
 
 
 @functools.cache
@@ -37,6 +38,13 @@ def logical_axes(config: ModelConfig) -> Params:
     """The logical axes of every parameter of the unstacked decoder."""
     flat = {path: tuple(v.get_metadata()["axes"]) for path, v in nnx.to_flat_state(_declare(config)[1])}
     return nnx.traversals.unflatten_mapping(flat)
+
+
+def abstract_unstacked(config: ModelConfig, mesh: Mesh) -> Params:
+    """Shapes of the unstacked decoder's parameters, as they lie on the mesh."""
+    abstract = jax.eval_shape(lambda llama: unstack(llama, config), abstract_params(config)["llama"])
+    shardings = parameter_shardings(mesh, logical_axes(config), abstract)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
 
 
 def build_unstacked(config: ModelConfig, llama: Params) -> Llama:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 from isrdpo_jax.plan.programs import Name
-from isrdpo_jax.plan.workload import Workload
+from isrdpo_jax.plan.workload import SLOT_USE, Workload
 from isrdpo_jax.schema import Config
+from isrdpo_jax.stages.collect import RESPONSES, decodings
+from isrdpo_jax.stages.engine import PROMPTS, steps_of
+from isrdpo_jax.stages.hall import Hall
 
 Stage = Literal["collect", "reference", "optimize"]
 SECONDS_PER_HOUR = 3600
 
 
-def calls(config: Config, work: Workload) -> dict[Stage, dict[Name, int]]:
-    """Calls of each program, by stage, in one iteration (evaluation is not counted)."""
-    batches = -(-work.videos // config.collect.batch_videos)
+def calls(config: Config, work: Workload, hall: Hall) -> dict[Stage, dict[Name, int]]:
+    """Calls of each program, by stage, in one iteration (evaluation is not counted): every place of a call is taken,
+    but for slots, of which `SLOT_USE` are."""
     updates = -(-work.pairs // config.dpo.batch_size)
     micro = updates * config.dpo.accumulation_steps
-    video = config.judge.video
+    visits = -(-work.videos // hall.lanes)
+    looks = visits * (1 if config.judge.video == "true" else 2)
+    answers = RESPONSES * work.videos * work.questions
+    descriptions = work.videos if work.describes and not work.describes_apart else 0
     collect: dict[Name, int] = {
-        "encode": batches * (2 if video == "blank" else 1),
-        "prefill": batches * (1 if video == "true" else 2),
-        "respond": batches,
-        "describe": batches if config.judge.context != "none" else 0,
-        "judge": batches,
+        "unstack": 1,
+        "encode": looks,
+        "prefill": looks,
+        "place": looks,
+        "read": -(-(answers + descriptions) // (hall.lanes * PROMPTS)),
+        "describe": visits if work.describes_apart else 0,
+        "decode": math.ceil(work.decoded / (hall.all_slots * SLOT_USE * steps_of(decodings(config)))),
+        "judge": -(-2 * work.videos * work.questions // (hall.lanes * PROMPTS)),
     }
-    same_shape = config.dpo.batch_size // config.dpo.accumulation_steps == config.collect.batch_videos
+    same_shape = config.dpo.batch_size // config.dpo.accumulation_steps == hall.lanes
     encode: Name = "encode" if same_shape else "encode_pairs"
     return {
         "collect": collect,

@@ -21,6 +21,7 @@ from isrdpo_jax.plan.programs import Name
 from isrdpo_jax.plan.topologies import ABSENT_CHIPS
 from isrdpo_jax.plan.workload import Workload
 from isrdpo_jax.schema import Config, MeshConfig, ModelConfig
+from isrdpo_jax.stages.hall import Hall
 
 WORKER = (sys.executable, "-m", "isrdpo_jax.plan.worker")
 LAST_WORDS = 1000  # characters of a dead compiler's stderr that are shown
@@ -65,6 +66,7 @@ class Outcome:
 
     Attributes:
         mesh: with all sizes known.
+        hall: what collect holds.
         names: what the job is to compile.
         crashes: programs of which the compiler died, with its last words.
         host_bytes: the most memory that a worker took.
@@ -74,6 +76,7 @@ class Outcome:
     devices: int
     chips: int
     mesh: MeshConfig
+    hall: Hall
     names: tuple[Name, ...]
     programs: list[Compiled] = field(default_factory=list)
     crashes: dict[Name, str] = field(default_factory=dict)
@@ -124,8 +127,8 @@ def _work(
                         case {"error": message}:
                             raise ConfigError(message)
                         case {"slice": facts, "names": names} if outcome is None:
-                            mesh = MeshConfig(**facts["mesh"])
-                            outcome = Outcome(**{**facts, "mesh": mesh, "names": tuple(names)})
+                            known = {"mesh": MeshConfig(**facts["mesh"]), "hall": Hall(**facts["hall"])}
+                            outcome = Outcome(**{**facts, **known, "names": tuple(names)})
                         case {"program": fields, "host_bytes": host_bytes} if outcome is not None:
                             outcome.programs.append(Compiled(**fields))
                             outcome.host_bytes = max(outcome.host_bytes, host_bytes)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from isrdpo_jax.errors import DataError
-from isrdpo_jax.plan.iteration import Stage
+from isrdpo_jax.plan.iteration import Stage, stage_seconds
 from isrdpo_jax.runs.layout import IterationLayout, PartKind, RunLayout
+from isrdpo_jax.schema import Config
 
 
 def measured(run: Path) -> dict[Stage, dict[str, Any]]:
@@ -34,8 +35,9 @@ def measured(run: Path) -> dict[Stage, dict[str, Any]]:
     return found
 
 
-def planned_units(plan: dict[str, Any], accumulation_steps: int) -> dict[Stage, float | None]:
+def planned_units(plan: dict[str, Any], config: Config) -> dict[Stage, float | None]:
     """The same units as planned: seconds at the roofline."""
+    accumulation_steps = config.dpo.accumulation_steps
     seconds = {row["name"]: row["seconds"] for row in plan["programs"]}
     encode = seconds.get("encode_pairs", seconds.get("encode"))
 
@@ -43,9 +45,10 @@ def planned_units(plan: dict[str, Any], accumulation_steps: int) -> dict[Stage, 
         known = [count * value for count, value in terms if value is not None]
         return sum(known) if len(known) == len(terms) else None
 
-    collect = [(1, seconds[name]) for name in ("encode", "prefill", "respond", "describe", "judge") if name in seconds]
+    collect = stage_seconds(seconds, {"collect": plan["calls"]["collect"]})
+    batch = config.collect.batch_videos / plan["assumed"]["videos"]
     return {
-        "collect": total(*collect),
+        "collect": None if collect is None else batch * collect["collect"],
         "reference": total((accumulation_steps, encode), (accumulation_steps, seconds.get("reference"))),
         "optimize": total((accumulation_steps, encode), (1, seconds.get("dpo_step"))),
     }

@@ -83,7 +83,7 @@ def summarise(planned: Subject, outcome: Outcome) -> dict[str, Any]:
     known = {one.name: program_row(one, planned, outcome) for one in outcome.programs}
     known |= {name: _crashed(name, words) for name, words in outcome.crashes.items()}
     rows = [known[name] for name in outcome.names]
-    often = iteration.calls(planned.config, planned.work)
+    often = iteration.calls(planned.config, planned.work, outcome.hall)
     for row in rows:
         row["calls"] = sum(programs.get(row["name"], 0) for programs in often.values())
     stages = iteration.stage_seconds({row["name"]: row["seconds"] for row in rows}, often)
@@ -98,11 +98,13 @@ def summarise(planned: Subject, outcome: Outcome) -> dict[str, Any]:
         "devices": outcome.devices,
         "chips": outcome.chips,
         "mesh": outcome.mesh.model_dump(),
+        "hall": asdict(outcome.hall) | {"videos": outcome.hall.videos, "all_slots": outcome.hall.all_slots},
         "remat": planned.model.remat,
         "hbm_capacity_bytes": chip.hbm_bytes * outcome.chips // outcome.devices,
         "fits": all(row["fits"] for row in rows),
         "spare": None if largest is None else 1 - largest,
         "programs": rows,
+        "calls": often,
         "iteration": {"seconds": seconds, "cost": once, "stages": stages, "pairs": planned.work.pairs},
         "run": {
             "iterations": times,

@@ -9,27 +9,43 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import Mesh, Sharding
 
 from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.models.kv_cache import KVCache
 from isrdpo_jax.models.lora import adapters, without_adapters
+from isrdpo_jax.models.unstacked import abstract_unstacked
 from isrdpo_jax.models.video_llava import Params, abstract_params, logical_axes
+from isrdpo_jax.ops.sampling import Style, base_key
 from isrdpo_jax.plan.useful import Flops, UsefulFlops
-from isrdpo_jax.plan.workload import Workload
+from isrdpo_jax.plan.workload import SLOT_USE, Workload
+from isrdpo_jax.programs.decode import decode
 from isrdpo_jax.programs.dpo_step import PairBatch, dpo_step, pair_logprobs
 from isrdpo_jax.programs.encode import encode
-from isrdpo_jax.programs.generate import generate
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.programs.prefill import prefill
-from isrdpo_jax.programs.score import next_token_logprobs
+from isrdpo_jax.programs.read import Prompts, Start, next_token_logprobs, read
+from isrdpo_jax.programs.slots import abstract_prefixes, abstract_slots, placing
+from isrdpo_jax.programs.unstack import unstacked_decoder
 from isrdpo_jax.programs.update import abstract_state
 from isrdpo_jax.schema import Config, ModelConfig
-from isrdpo_jax.sharding import batch_sharding, check_batch, check_heads, parameter_shardings, replicated, spec
-from isrdpo_jax.stages.collect import RESPONSES
+from isrdpo_jax.sharding import (
+    activation_sharding,
+    batch_sharding,
+    check_batch,
+    check_heads,
+    parameter_shardings,
+    replicated,
+)
+from isrdpo_jax.stages.collect import decodings
+from isrdpo_jax.stages.engine import PROMPTS, steps_of, uses_of
+from isrdpo_jax.stages.hall import Hall, hall_asked_for, hall_that_fits, longest_turn, slot_columns
 from isrdpo_jax.stages.optimize import make_optimizer
 
-Name = Literal["encode", "prefill", "respond", "describe", "judge", "encode_pairs", "reference", "dpo_step"]
+Name = Literal[
+    "unstack", "encode", "prefill", "place", "read", "describe", "decode", "judge",
+    "encode_pairs", "reference", "dpo_step",
+]  # fmt: skip
 EOS = 2  # any id does: it decides no shape
 
 
@@ -49,81 +65,125 @@ class Program:
     useful: Flops
 
 
-def iteration_programs(config: Config, model: ModelConfig, work: Workload, mesh: Mesh) -> list[Program]:
+def iteration_programs(config: Config, model: ModelConfig, work: Workload, mesh: Mesh, hall: Hall) -> list[Program]:
     """The programs of an iteration in the order in which it first calls them.
 
     Args:
-        model: as a run computes with it (`config.compute` applied).
+        model: as a run computes with it (`config.compute` applied). hall: see `planned_hall`.
 
     Raises:
         ConfigError: the mesh does not divide the model or a batch.
     """
-    videos, micro = config.collect.batch_videos, config.dpo.batch_size // config.dpo.accumulation_steps
-    check_batch(mesh, videos, "collect.batch_videos")
+    micro = config.dpo.batch_size // config.dpo.accumulation_steps
     check_batch(mesh, micro, "dpo.batch_size / dpo.accumulation_steps")
     check_heads(mesh, model)
     flops = UsefulFlops(model, work)
     return [
-        *_collect(config, model, work, mesh, flops, videos),
-        *_optimize(config, model, work, mesh, flops, micro, encodes=micro != videos),
+        *_collect(config, model, work, mesh, flops, hall),
+        *_optimize(config, model, work, mesh, flops, micro, encodes=micro != hall.lanes),
     ]
 
 
+def planned_hall(config: Config, model: ModelConfig, work: Workload, mesh: Mesh) -> Hall:
+    """How many videos a run holds and how many texts it says at a time: what is asked for, since no device is there to
+    say that it has less; or what there is room for in `collect.memory_gib`.
+
+    Raises:
+        ConfigError: the numbers do not divide, or not one video fits.
+    """
+    if config.collect.memory_gib is None:
+        return hall_asked_for(config.collect, mesh)
+    return hall_that_fits(config.collect, model, mesh, work.prefix_length, _columns(config, model, work))
+
+
 def _collect(
-    config: Config, model: ModelConfig, work: Workload, mesh: Mesh, flops: UsefulFlops, videos: int
+    config: Config, model: ModelConfig, work: Workload, mesh: Mesh, flops: UsefulFlops, hall: Hall
 ) -> list[Program]:
-    params = _params(model, mesh)
+    lanes, bays, said = hall.lanes, hall.lanes * hall.bays, decodings(config)
+    most = max(one.max_new_tokens for one in said)
+    params, llama = _params(model, mesh), abstract_unstacked(model, mesh)
+    prefixes = abstract_prefixes(model, mesh, bays, hall.places, work.prefix_length)
+    slots = abstract_slots(model, mesh, bays, hall.slots, _columns(config, model, work), most)
+    held = (params, llama, prefixes, slots)  # through all of collect
     prefix_ids = _placed(_ints(work.prefix_tokens), replicated(mesh))
     pixels, features, cache = (
-        _pixels(model, mesh, videos),
-        _features(model, mesh, videos),
-        _cache(model, work, mesh, videos),
+        _pixels(model, mesh, lanes),
+        _features(model, mesh, lanes),
+        _cache(model, work, mesh, lanes),
     )
+    at = _placed(_ints(lanes), batch_sharding(mesh))
+    base = _placed(jax.eval_shape(lambda: base_key(0, 1)), replicated(mesh))
+    how: dict[str, Any] = {"config": model, "eos_id": EOS, "uses": uses_of(said)}
 
-    def asking(name: Name, r: int, turn: int, new: int, temperature: float, top_p: float, top_k: int = 0) -> Program:
-        """r prompts of `turn` tokens behind each video, continued by `new` tokens."""
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (videos, r)))
-        asked = _placed((_ints(videos, r, bucket(turn)), _ints(videos, r), keys), batch_sharding(mesh))
-        how = {"max_new_tokens": new, "eos_id": EOS, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    def prompts(turn: int) -> Prompts:
+        tokens = _ints(lanes, PROMPTS, bucket(turn)), _ints(lanes, PROMPTS)
+        return Prompts(at, *_placed(tokens, batch_sharding(mesh)))
+
+    def reading(name: Name, turn: int, rows: int) -> Program:
+        """Turns of `turn` tokens, `rows` in a lane, are read into slots."""
+        asked, start = prompts(turn), _start(mesh, lanes)
         return Program(
             name,
-            lambda: generate.lower(params, cache, *asked, config=model, **how),
-            _bytes_per_device((params, features, cache, asked)),
-            flops.generate(videos * r, turn, new),
+            lambda: read.lower(slots, llama, prefixes, asked, start, base, **how),
+            _bytes_per_device((held, asked, start)),
+            flops.read(lanes * rows, turn),
         )
 
-    def scoring(r: int) -> Program:
-        asked = _placed((_ints(videos, r, bucket(work.judge_tokens)), _ints(videos, r)), batch_sharding(mesh))
+    def weighing() -> Program:
+        asked, letters = prompts(work.judge_tokens), _placed(_ints(2), replicated(mesh))
         return Program(
             "judge",
-            lambda: next_token_logprobs.lower(params, cache, *asked, _ints(2), config=model),
-            _bytes_per_device((params, features, cache, asked)),
-            flops.score_next(videos * r, work.judge_tokens),
+            lambda: next_token_logprobs.lower(llama, prefixes, asked, letters, config=model),
+            _bytes_per_device((held, asked)),
+            flops.read(lanes * PROMPTS, work.judge_tokens),
         )
 
-    sampling, describing = config.sampling, config.describe
-    respond = sampling.temperature, sampling.top_p, sampling.top_k
+    steps = steps_of(said)
     programs = [
+        Program(
+            "unstack",
+            lambda: unstacked_decoder.lower(params["llama"], config=model),
+            _bytes_per_device((params, prefixes, slots)),
+            Flops(0.0, 0.0),
+        ),
         Program(
             "encode",
             lambda: encode.lower(params, pixels, config=model),
-            _bytes_per_device((params, pixels)),
-            flops.encode(videos),
+            _bytes_per_device((held, pixels)),
+            flops.encode(lanes),
         ),
         Program(
             "prefill",
             lambda: prefill.lower(params, prefix_ids, features, config=model),
-            _bytes_per_device((params, prefix_ids, features)),
-            flops.prefill(videos),
+            _bytes_per_device((held, prefix_ids, features)),
+            flops.prefill(lanes),
         ),
-        asking("respond", RESPONSES * work.questions, work.turn_tokens, work.response_tokens, *respond),
+        Program(
+            "place",
+            lambda: placing(jax.tree.leaves(prefixes)[0].format).lower(prefixes, cache, at),
+            _bytes_per_device((held, cache, at)),
+            Flops(0.0, 0.0),
+        ),
+        reading("read", work.turn_tokens, PROMPTS),
     ]
-    if config.judge.context != "none":
-        describe = describing.temperature, describing.top_p
-        programs.append(asking("describe", 1, work.describe_tokens, work.description_tokens, *describe))
-    if config.judge.mode == "text":
-        return [*programs, asking("judge", 2 * work.questions, work.judge_tokens, work.verdict_tokens, 0.0, 1.0)]
-    return [*programs, scoring(2 * work.questions)]
+    if work.describes_apart:
+        programs.append(reading("describe", work.describe_tokens, 1))
+    programs.append(
+        Program(
+            "decode",
+            lambda: decode.lower(slots, llama, prefixes, enough=hall.enough, steps=steps, **how),
+            _bytes_per_device(held),
+            flops.decode(SLOT_USE * steps * hall.all_slots),
+        )
+    )
+    text = config.judge.mode == "text"
+    return [*programs, reading("judge", work.judge_tokens, PROMPTS) if text else weighing()]
+
+
+def _columns(config: Config, model: ModelConfig, work: Workload) -> int:
+    """Positions of a slot."""
+    turn = longest_turn(config.collect, model.llama.max_positions - work.prefix_length)
+    return slot_columns(turn, max(one.max_new_tokens for one in decodings(config)))
 
 
 def _optimize(
@@ -192,11 +252,21 @@ def _features(model: ModelConfig, mesh: Mesh, *batch: int) -> jax.ShapeDtypeStru
 def _cache(model: ModelConfig, work: Workload, mesh: Mesh, videos: int) -> KVCache:
     """What `prefill` returns."""
     llama = model.llama
-    positions = work.prefix_tokens + model.vision.tokens_per_video
-    shape = (llama.num_layers, videos, positions, llama.num_kv_heads, llama.head_dim)
-    layout = NamedSharding(mesh, spec((None, "batch", None, "kv_heads", None)))
-    half = _placed(jax.ShapeDtypeStruct(shape, jnp.dtype(model.compute_dtype)), layout)
-    return KVCache(half, half)
+    shape = (videos, llama.num_kv_heads, work.prefix_length, llama.head_dim)
+    layout = activation_sharding(mesh, ("batch", "kv_heads", None, None), shape)
+    one: Any = _placed(jax.ShapeDtypeStruct(shape, jnp.dtype(model.compute_dtype)), layout)
+    return KVCache((one,) * llama.num_layers, (one,) * llama.num_layers)
+
+
+def _start(mesh: Mesh, lanes: int) -> Start:
+    """Where and how the prompts of a call are continued."""
+
+    def rows(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((lanes, PROMPTS), dtype, sharding=batch_sharding(mesh))
+
+    style = Style(*(rows(jnp.int32 if name == "top_k" else jnp.float32) for name in Style._fields))
+    whose = [rows(jnp.uint32) for _ in range(3)]
+    return Start(rows(jnp.int32), rows(jnp.int32), whose[0], whose[1], whose[2], style)
 
 
 def _pairs(model: ModelConfig, work: Workload, mesh: Mesh, *batch: int) -> PairBatch:

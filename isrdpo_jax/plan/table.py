@@ -18,7 +18,9 @@ _BOUNDS = {"compute": "compute", "hbm": "HBM", "ici": "ICI"}
 
 def plan_tables(plan: dict[str, Any]) -> Group:
     """Memory, work and traffic of every program; then the iteration and the run."""
-    parts: list[RenderableType] = [memory_table(plan), work_table(plan)]
+    hall = plan["hall"]
+    held = f"Collect holds {hall['videos']} videos at a time, a call brings {hall['lanes']}; {hall['all_slots']} slots."
+    parts: list[RenderableType] = [memory_table(plan), held, "", work_table(plan)]
     if any(row["collectives"] for row in plan["programs"]):
         parts.append(collectives_table(plan))
     parts += [f"{row['name']}: {row['problem'] or row['knob']}" for row in plan["programs"] if not row["fits"]]

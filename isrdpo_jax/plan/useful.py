@@ -36,7 +36,7 @@ class UsefulFlops:
     def __init__(self, model: ModelConfig, work: Workload):
         self._model, self._work = model, work
         self._visual = model.vision.tokens_per_video
-        self._prefix = work.prefix_tokens + self._visual
+        self._prefix = work.prefix_length
 
     def encode(self, videos: int) -> Flops:
         return _tower(self._model.vision) * videos
@@ -44,12 +44,16 @@ class UsefulFlops:
     def prefill(self, videos: int) -> Flops:
         return (self._projector() + self._decoder(self._prefix, 0)) * videos
 
-    def generate(self, rows: int, turn: int, new: int) -> Flops:
-        """Rows of a prompt of `turn` tokens behind a prefix, continued by `new` tokens."""
-        return (self._decoder(turn + new, self._prefix) + self._head(new)) * rows
-
-    def score_next(self, rows: int, turn: int) -> Flops:
+    def read(self, rows: int, turn: int) -> Flops:
+        """Rows of a prompt of `turn` tokens behind a prefix, each with the logits of what comes next."""
         return (self._decoder(turn, self._prefix) + self._head(1)) * rows
+
+    def decode(self, tokens: float) -> Flops:
+        """Tokens that are as far into their texts as those of the whole iteration are on average."""
+        whole = Flops(0.0, 0.0)
+        for texts, turn, new in self._work.said:
+            whole += (self._decoder(new - 1, self._prefix + turn) + self._head(new - 1)) * texts
+        return whole * (tokens / max(1, self._work.decoded))
 
     def pair_forward(self, pairs: int) -> Flops:
         """One row per pair: the prefix and the user turn once, and two responses behind them."""

@@ -10,7 +10,7 @@ from isrdpo_jax.errors import IsrdpoError
 from isrdpo_jax.plan.chips import chip_of
 from isrdpo_jax.plan.compiling import compile_program
 from isrdpo_jax.plan.jobs import Job, say
-from isrdpo_jax.plan.programs import iteration_programs
+from isrdpo_jax.plan.programs import iteration_programs, planned_hall
 from isrdpo_jax.plan.topologies import chip_count, describe
 from isrdpo_jax.sharding import make_mesh
 
@@ -32,12 +32,14 @@ def work_off(job: Job) -> None:
     devices = describe(job.topology)
     chip_of(devices[0].device_kind)
     mesh = make_mesh(job.config.mesh, devices)
-    programs = {one.name: one for one in iteration_programs(job.config, job.model, job.work, mesh)}
+    hall = planned_hall(job.config, job.model, job.work, mesh)
+    programs = {one.name: one for one in iteration_programs(job.config, job.model, job.work, mesh, hall)}
     facts = {
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
         "chips": chip_count(devices),
         "mesh": dict(mesh.shape),
+        "hall": dataclasses.asdict(hall),
     }
     names = [name for name in programs if not job.names or name in job.names]
     say({"slice": facts, "names": names})

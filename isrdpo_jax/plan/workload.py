@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.data.prompts import Prompts
 from isrdpo_jax.schema import Config, ModelConfig
-from isrdpo_jax.stages.collect import VERDICT_TOKENS
+from isrdpo_jax.stages.collect import RESPONSES, VERDICT_TOKENS
+from isrdpo_jax.stages.hall import longest_turn
+
+SLOT_USE = 0.85
+"""Share of the steps of decoding slots that say a token: the floor that `benchmarks/collect.py` holds it to."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Workload:
         turn_tokens, describe_tokens, judge_tokens: user turns that ask for an answer, a description, a verdict.
         response_tokens, description_tokens: what is decoded behind the first two.
         verdict_tokens: what is decoded behind the third; 0 when the judge's letters are scored.
+        prefix_length: positions before a user turn, the video's included.
+        describes: whether videos are described.
     """
 
     videos: int
@@ -50,6 +57,29 @@ class Workload:
     response_tokens: int
     description_tokens: int
     verdict_tokens: int
+    prefix_length: int
+    describes: bool
+
+    @property
+    def describes_apart(self) -> bool:
+        """Whether turns that ask for a description are read by a program of their own, because of their width."""
+        return self.describes and bucket(self.describe_tokens) != bucket(self.turn_tokens)
+
+    @property
+    def said(self) -> tuple[tuple[int, int, int], ...]:
+        """Texts of each kind in an iteration: how many, tokens of their turn, tokens that are said."""
+        asked = self.videos * self.questions
+        kinds = [(RESPONSES * asked, self.turn_tokens, self.response_tokens)]
+        if self.describes:
+            kinds.append((self.videos, self.describe_tokens, self.description_tokens))
+        if self.verdict_tokens:
+            kinds.append((2 * asked, self.judge_tokens, self.verdict_tokens))
+        return tuple(kinds)
+
+    @property
+    def decoded(self) -> int:
+        """Tokens that slots say in an iteration; the first of a text is drawn where its turn is read."""
+        return sum(texts * (new - 1) for texts, _, new in self.said)
 
 
 def estimated_tokens(text: str) -> int:
@@ -72,16 +102,26 @@ def make_workload(
     describe = tokens_of(prompts.turn(prompts.describe("" if looks_back else None)))
     judge = tokens_of(prompts.turn(prompts.judge("", "", "", "" if is_told else None)))
     judge += counts.turn_tokens + 2 * response + (description if is_told else 0)
-    room = model.llama.max_positions - prefix - model.vision.tokens_per_video - VERDICT_TOKENS
+    length = prefix + model.vision.tokens_per_video
+    room = model.llama.max_positions - length
+
+    def answered(tokens: int, new: int) -> int:
+        """A longer turn is left out."""
+        return min(tokens, longest_turn(config.collect, room), (room - new) // bucket(1) * bucket(1))
+
+    says_verdict = config.judge.mode == "text"
+    weighed = (room - 1) // bucket(1) * bucket(1)
     return Workload(
         videos=counts.videos,
         questions=counts.questions,
         pairs=round(counts.videos * counts.questions * counts.kept),
         prefix_tokens=prefix,
-        turn_tokens=counts.turn_tokens,
-        describe_tokens=describe + (description if looks_back else 0),
-        judge_tokens=min(judge, room),  # longer ones are not judged
+        turn_tokens=answered(counts.turn_tokens, response),
+        describe_tokens=answered(describe + (description if looks_back else 0), description),
+        judge_tokens=answered(judge, VERDICT_TOKENS) if says_verdict else min(judge, weighed),
         response_tokens=response,
         description_tokens=description,
-        verdict_tokens=VERDICT_TOKENS if config.judge.mode == "text" else 0,
+        verdict_tokens=VERDICT_TOKENS if says_verdict else 0,
+        prefix_length=length,
+        describes=is_told,
     )

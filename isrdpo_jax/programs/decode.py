@@ -80,4 +80,3 @@ def decode(
 
     taken, spoken, slots = jax.lax.while_loop(going, step, (jnp.int32(0), jnp.int32(0), slots))
     return slots, jnp.stack([taken, spoken])
-

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format
 from jax.sharding import Mesh
 
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, KVCache
 from isrdpo_jax.ops.sampling import Style
 from isrdpo_jax.schema import ModelConfig
 from isrdpo_jax.sharding import activation_sharding, batch_sharding, constrain
-
-PREFIX_AXES = ("batch", None, "kv_heads", None, None)
-OWN_AXES = ("batch", None, "kv_heads", None, None)
 
 
 class Slots(NamedTuple):
@@ -49,7 +47,9 @@ class Slots(NamedTuple):
 
 def abstract_prefixes(config: ModelConfig, mesh: Mesh, bays: int, places: int, length: int) -> KVCache:
     """Shapes of the prefixes of all bays, [b, s, k, p, c] a layer, as they lie on the mesh."""
-    return _cache(config, mesh, (bays, places), length, PREFIX_AXES)
+    lying = _cache(config, mesh, (bays, places), length, PREFIX_AXES)
+    in_order = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=Format(IN_ORDER, x.sharding))  # noqa: E731
+    return jax.tree.map(in_order, lying)
 
 
 def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, columns: int, most: int) -> Slots:
@@ -78,26 +78,35 @@ def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, colum
 
 def empty(abstract: Any) -> Any:
     """Zeros of these shapes, made where they lie."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    formats = jax.tree.map(lambda x: x.format, abstract)
     zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)  # noqa: E731
-    return jax.jit(zeros, out_shardings=shardings)()
+    return jax.jit(zeros, out_shardings=formats)()
 
 
-@functools.partial(jax.jit, donate_argnames="prefixes")
 def place_prefixes(prefixes: KVCache, new: KVCache, at: jax.Array) -> KVCache:
     """Puts one prefix into each lane.
 
     Args:
-        prefixes: [b, s, k, p, c] a layer. new: [l, k, p, c] a layer, one for each of l lanes.
+        prefixes: [b, s, k, p, c] a layer; donated. new: [l, k, p, c] a layer, one for each of l lanes.
         at: int[l], the place in the lane; one that the lane does not have puts nothing.
     """
+    format = jax.tree.leaves(prefixes)[0].format  # of all of them
+    return placing(format)(prefixes, new, at)
 
+
+@functools.cache
+def placing(format: Format) -> Any:
+    """The program of `place_prefixes`, for prefixes that lie in memory like this, and stay so."""
+    return jax.jit(_place, donate_argnames="prefixes", out_shardings=format)
+
+
+def _place(prefixes: KVCache, new: KVCache, at: jax.Array) -> KVCache:
     def put(old: jax.Array, one: jax.Array) -> jax.Array:
         lanes = lanes_of(old, at.shape[0])
         put_one = lambda lane, place, prefix: lane.at[place].set(prefix, mode="drop")  # noqa: E731
         return jax.vmap(put_one)(lanes, at, one.astype(old.dtype)).reshape(old.shape)
 
-    return jax.tree.map(lambda old, one: constrain(put(old, one), PREFIX_AXES, old), prefixes, new)
+    return jax.tree.map(put, prefixes, new)
 
 
 @functools.partial(jax.jit, donate_argnames="slots")

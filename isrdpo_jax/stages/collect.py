@@ -69,15 +69,19 @@ def describing(describe: DescribeConfig) -> Decoding:
 VERDICT = Decoding(VERDICT_TOKENS, 0.0)
 
 
-def collect_engine(
-    policy: Policy, config: Config, iteration: int, features: FeatureCache | None = None
-) -> Engine:
-    """An engine for the dialogues of an iteration."""
+def decodings(config: Config) -> list[Decoding]:
+    """How all that is said in a dialogue is drawn."""
     said = [responding(config.sampling)]
     if config.judge.context != "none":
         said.append(describing(config.describe))
     if config.judge.mode == "text":
         said.append(VERDICT)
+    return said
+
+
+def collect_engine(policy: Policy, config: Config, iteration: int, features: FeatureCache | None = None) -> Engine:
+    """An engine for the dialogues of an iteration."""
+    said = decodings(config)
     return Engine(policy, config.collect, said, seed=config.run.seed, iteration=iteration, features=features)
 
 

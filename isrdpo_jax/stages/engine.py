@@ -42,7 +42,7 @@ from isrdpo_jax.programs.slots import (
 from isrdpo_jax.programs.unstack import unstacked_decoder
 from isrdpo_jax.runs.processes import any_says, gather
 from isrdpo_jax.schema import CollectConfig
-from isrdpo_jax.stages.hall import hall_that_fits, slot_columns
+from isrdpo_jax.stages.hall import hall_that_fits, longest_turn, slot_columns
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.shares import fetch_own, put_batch, put_whole, share_of
 
@@ -237,7 +237,7 @@ class Engine:
         length = policy.prefix_length_of(image=image)
         self.room = config.llama.max_positions - length
         said = max((one.max_new_tokens for one in decodings), default=1)
-        self._turn_tokens = min(collect.turn_tokens or self.room, self.room)
+        self._turn_tokens = longest_turn(collect, self.room)
         columns = slot_columns(self._turn_tokens, said)
         self.hall = hall = hall_that_fits(collect, config, mesh, length, columns)
         bays = hall.lanes * hall.bays
@@ -248,7 +248,7 @@ class Engine:
         base = np.asarray(jax.random.key_data(base_key(seed, iteration)))
         self._base = jax.random.wrap_key_data(put_whole(mesh, base))
         self._settings = {"config": config, "eos_id": policy.tokenizer.eos_id, "uses": uses_of(decodings)}
-        self._steps = _STEPS_TO_STOP if any(one.stop for one in decodings) else _STEPS
+        self._steps = steps_of(decodings)
         self._lanes = len(share_of(mesh, hall.lanes).rows)  # of this process
         self._guests: list[list[_Guest | None]] = [[None] * (hall.bays * hall.places) for _ in range(self._lanes)]
         self._speakers: list[list[_Turn | None]] = [[None] * (hall.bays * hall.slots) for _ in range(self._lanes)]
@@ -419,9 +419,8 @@ class Engine:
     def _decode(self, ahead: _Ahead) -> Ended:
         """Says tokens until some texts have ended."""
         self._begins_work()
-        enough = max(1, self.hall.lanes // 2)
         self._slots, taken = decode(
-            self._slots, self._llama, self._prefixes, enough=enough, steps=self._steps, **self._settings
+            self._slots, self._llama, self._prefixes, enough=self.hall.enough, steps=self._steps, **self._settings
         )
         steps, said = (int(number) for number in np.asarray(taken))
         slots = self._slots
@@ -582,6 +581,11 @@ def stopped_at(
         if found := [text.index(stop) for stop in stops if stop in text]:
             return text[: min(found)], count
     return None
+
+
+def steps_of(decodings: Sequence[Decoding]) -> int:
+    """The most tokens that a slot says in a call of `decode`."""
+    return _STEPS_TO_STOP if any(one.stop for one in decodings) else _STEPS
 
 
 def uses_of(decodings: Sequence[Decoding]) -> Uses:

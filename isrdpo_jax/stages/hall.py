@@ -50,6 +50,11 @@ class Hall:
     def all_slots(self) -> int:
         return self.lanes * self.bays * self.slots
 
+    @property
+    def enough(self) -> int:
+        """How many texts end before somebody looks at them: a read that then follows is half full."""
+        return max(1, self.lanes // 2)
+
     def bytes_on_device(self, config: ModelConfig, mesh: Mesh, prefix: int, columns: int) -> int:
         """Of all keys and values, on one device.
 
@@ -67,16 +72,20 @@ def slot_columns(turn_tokens: int, most_said: int) -> int:
     return bucket(turn_tokens) + most_said
 
 
-def hall_that_fits(
-    collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int, columns: int
-) -> Hall:
-    """The hall that the configuration asks for, or the largest one that memory has room for.
+def longest_turn(collect: CollectConfig, room: int) -> int:
+    """Tokens of the longest turn that a slot has room for.
 
     Args:
-        prefix, columns: positions of a prefix, and of a slot.
+        room: positions of the context window behind a video.
+    """
+    return min(collect.turn_tokens or room, room)
+
+
+def hall_asked_for(collect: CollectConfig, mesh: Mesh) -> Hall:
+    """The hall that the configuration asks for.
 
     Raises:
-        ConfigError: not one video in every lane fits, or the numbers do not divide.
+        ConfigError: the numbers do not divide.
     """
     ways = batch_ways(mesh)
     lanes = collect.lanes or ways
@@ -85,11 +94,22 @@ def hall_that_fits(
             f"collect.batch_videos={collect.batch_videos}, collect.lanes={lanes}: the first must be a multiple of the "
             f"second, and that of the data x fsdp = {ways} devices."
         )
-    wanted = Hall.of(collect.batch_videos, lanes, collect.slots)
-    budget = memory_budget(collect, mesh)
+    return Hall.of(collect.batch_videos, lanes, collect.slots)
+
+
+def hall_that_fits(collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int, columns: int) -> Hall:
+    """The hall that the configuration asks for, or the largest one that memory has room for.
+
+    Args:
+        prefix, columns: positions of a prefix, and of a slot.
+
+    Raises:
+        ConfigError: not one video in every lane fits, or the numbers do not divide.
+    """
+    hall = hall_asked_for(collect, mesh)
+    lanes, budget = hall.lanes, memory_budget(collect, mesh)
     if budget is None:
-        return wanted
-    hall = wanted
+        return hall
     while hall.bytes_on_device(config, mesh, prefix, columns) > budget and hall.bays > 1:
         hall = replace(hall, bays=hall.bays - 1)
     if (needed := hall.bytes_on_device(config, mesh, prefix, columns)) > budget and hall.places > 1:

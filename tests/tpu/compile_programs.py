@@ -22,13 +22,17 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, Sharding
 
 from isrdpo_jax.data.packing import PairTokens, pack_pairs
+from isrdpo_jax.models.unstacked import abstract_unstacked
 from isrdpo_jax.models.video_llava import Params, abstract_params, logical_axes
+from isrdpo_jax.ops.sampling import Style, Uses, base_key
+from isrdpo_jax.programs.decode import decode
 from isrdpo_jax.programs.dpo_step import PairBatch, dpo_step, pair_logprobs
 from isrdpo_jax.programs.encode import encode
-from isrdpo_jax.programs.generate import generate
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.programs.prefill import prefill
-from isrdpo_jax.programs.score import next_token_logprobs
+from isrdpo_jax.programs.read import Prompts, Start, next_token_logprobs, read
+from isrdpo_jax.programs.slots import abstract_prefixes, abstract_slots, placing
+from isrdpo_jax.programs.unstack import unstacked_decoder
 from isrdpo_jax.programs.update import TrainState, abstract_state
 from isrdpo_jax.schema import DpoConfig, LlamaConfig, MeshConfig, ModelConfig, VisionConfig
 from isrdpo_jax.sharding import batch_sharding, check_batch, make_mesh, parameter_shardings, replicated
@@ -47,8 +51,9 @@ MODEL = ModelConfig(
     attention="splash",
 )
 DPO = DpoConfig(batch_size=32, accumulation_steps=2, clip_norm=1.0)
-PREFIX_TOKENS, TURN_TOKENS, RESPONSE_TOKENS, SAMPLES = 32, 64, 96, 2
-GATHER = re.compile(r" = \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(.*while/body/while/body")
+PREFIX_TOKENS, TURN_TOKENS, RESPONSE_TOKENS, PROMPTS = 42, 64, 96, 2  # 42: no whole tiles, as in 7B
+PLACES, SLOTS, STEPS = 2, 3, 16
+GATHER = re.compile(r" = \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(")
 COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
@@ -71,6 +76,25 @@ def pair_rows(count: int) -> tuple[PackedRows, np.ndarray]:
     return PackedRows(*rows), mask
 
 
+def start(size: int, rows: Sharding) -> Start:
+    def each(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, PROMPTS), dtype, sharding=rows)
+
+    style = Style(*(each(jnp.int32 if name == "top_k" else jnp.float32) for name in Style._fields))
+    return Start(each(jnp.int32), each(jnp.int32), each(jnp.uint32), each(jnp.uint32), each(jnp.uint32), style)
+
+
+def assert_same_layout(found: Any, expected: Any) -> None:
+    """What a program returns lies where the next one, and the plan, expect it."""
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert one.sharding.is_equivalent_to(other.sharding, len(one.shape)), (one, other)
+
+
+def bytes_per_chip(tree: Any) -> int:
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 class Compiled:
     """The programs compiled so far for one mesh, and what is reported of each."""
 
@@ -89,7 +113,9 @@ class Compiled:
             "donated_bytes": memory.alias_size_in_bytes,
             "peak_bytes": memory.peak_memory_in_bytes,
             "kernels": text.count('custom_call_target="tpu_custom_call"'),
-            "gathered_while_decoding": [math.prod(map(int, shape.split(","))) for shape in GATHER.findall(text)],
+            "output_bytes": memory.output_size_in_bytes,
+            "temp_bytes": memory.temp_size_in_bytes,
+            "gathered": [list(map(int, shape.split(","))) for shape in GATHER.findall(text) if shape],
             "collectives": Counter(COLLECTIVE.findall(text)),
         }
         return placed(lowered.out_info, compiled.output_shardings)
@@ -110,11 +136,21 @@ def compile_all(mesh: Mesh) -> dict[str, Any]:
 
     features = programs.add("encode", encode, params, pixels, config=MODEL)
     cache = programs.add("prefill", prefill, params, prefix_ids, features, config=MODEL)
-    prompts = placed((ints(size, SAMPLES, TURN_TOKENS), ints(size, SAMPLES)), rows)
-    keys = placed(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (size, SAMPLES))), rows)
-    sampling = {"max_new_tokens": RESPONSE_TOKENS, "eos_id": 2, "temperature": 1.0, "top_p": 0.95}
-    programs.add("generate", generate, params, cache, *prompts, keys, config=MODEL, **sampling)
-    programs.add("next_token_logprobs", next_token_logprobs, params, cache, *prompts, ints(2), config=MODEL)
+    length = PREFIX_TOKENS + MODEL.vision.tokens_per_video
+    prefixes = abstract_prefixes(MODEL, mesh, size, PLACES, length)
+    slots = abstract_slots(MODEL, mesh, size, SLOTS, TURN_TOKENS + RESPONSE_TOKENS, RESPONSE_TOKENS)
+    llama = programs.add("unstack", unstacked_decoder, params["llama"], config=MODEL)
+    assert_same_layout(llama, abstract_unstacked(MODEL, mesh))
+    at = placed(ints(size), rows)
+    assert_same_layout(programs.add("place", placing(prefixes.k[0].format), prefixes, cache, at), prefixes)
+    prompts = Prompts(at, *placed((ints(size, PROMPTS, TURN_TOKENS), ints(size, PROMPTS)), rows))
+    settings = {"config": MODEL, "eos_id": 2, "uses": Uses(noise=True, top_p=True)}
+    base = placed(jax.eval_shape(lambda: base_key(0, 1)), replicated(mesh))
+    begun = programs.add("read", read, slots, llama, prefixes, prompts, start(size, rows), base, **settings)
+    assert_same_layout(begun, slots)
+    decoded = programs.add("decode", decode, slots, llama, prefixes, enough=size, steps=STEPS, **settings)
+    assert_same_layout(decoded[0], slots)
+    programs.add("next_token_logprobs", next_token_logprobs, llama, prefixes, prompts, ints(2), config=MODEL)
 
     packed, mask = pair_rows(size)
     pairs = (packed, mask, np.zeros((size, 2), np.float32), np.zeros(size, np.float32))
@@ -140,8 +176,11 @@ def compile_all(mesh: Mesh) -> dict[str, Any]:
         "programs": programs.report,
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         "features_split": split(features, 0),
-        "largest_activation": size * SAMPLES * MODEL.llama.hidden_size,
-        "cache_split": {"batch": split(cache.k, 1), "kv_heads": split(cache.k, 3)},
+        "largest_activation": size * SLOTS * max(MODEL.llama.hidden_size, MODEL.llama.vocab_size),
+        "cache_lengths": [prefixes.length, slots.own.length],
+        "prefixes_bytes": bytes_per_chip(prefixes),
+        "slots_bytes": bytes_per_chip(slots),
+        "cache_split": {"batch": split(cache.k[0], 0), "kv_heads": split(cache.k[0], 1)},
     }
 
 

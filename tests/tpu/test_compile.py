@@ -7,6 +7,7 @@ reach the other tests, so it works in a process of its own.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 
 TOPOLOGY, CHIP_BYTES = "v5e:4x4", 16 * 2**30
 MESHES = [{"fsdp": 8, "tensor": 2}, {"data": 2, "fsdp": 8}]
-PROGRAMS = ["encode", "prefill", "generate", "next_token_logprobs", "pair_logprobs", "dpo_step"]
+PROGRAMS = [
+    "encode", "prefill", "unstack", "place", "read", "decode", "next_token_logprobs", "pair_logprobs", "dpo_step",
+]  # fmt: skip
 ABSENT_CHIPS = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -85,8 +88,29 @@ def test_attention_of_whole_rows_is_the_kernel(case):
 
 def test_decoding_moves_activations_and_leaves_parameters_where_they_are(case):
     _, report = case
-    gathered = report["programs"]["generate"]["gathered_while_decoding"]
-    assert max(gathered) <= report["largest_activation"], gathered
+    gathered = report["programs"]["decode"]["gathered"]
+    assert max(map(math.prod, gathered)) <= report["largest_activation"], gathered
+
+
+@pytest.mark.parametrize("name", ["place", "read", "decode", "next_token_logprobs"])
+def test_no_cache_travels_between_chips(case, name):
+    """Places and slots are found within a chip's own lanes."""
+    _, report = case
+    gathered = report["programs"][name]["gathered"]
+    assert not [shape for shape in gathered if set(shape) & set(report["cache_lengths"])], gathered
+
+
+def test_prefixes_and_slots_are_updated_in_place(case):
+    _, report = case
+    programs = report["programs"]
+    donated = {name: programs[name]["donated_bytes"] for name in ("place", "read", "decode")}
+    assert donated["place"] >= report["prefixes_bytes"]
+    assert min(donated["read"], donated["decode"]) >= report["slots_bytes"], (donated, report["slots_bytes"])
+
+
+def test_decoding_copies_no_prefixes(case):
+    _, report = case
+    assert report["programs"]["decode"]["temp_bytes"] < 0.75 * report["prefixes_bytes"]
 
 
 @pytest.mark.parametrize(("topology", "fsdp"), [("v5e:4x8", 16), ("v5p:2x2x4", 8), ("v6e:16x16", 128)])

@@ -19,13 +19,16 @@ CONFIG = {
     "model": {"vision": {**VISION, "num_frames": 8}, "llama": {**LLAMA, "num_kv_heads": KV_HEADS}},
     "sampling": {"max_new_tokens": 96},
     "describe": {"max_new_tokens": 96},
-    "collect": {"batch_videos": 16},
+    "collect": {"batch_videos": 32, "turn_tokens": 192},
     "dpo": {"batch_size": 32, "accumulation_steps": 2},
     "compute": {"dtype": "bfloat16", "remat": "full", "attention": "splash"},
     "evaluation": {"enabled": False},
 }
+COMPUTING = ["encode", "prefill", "read", "judge", "reference", "dpo_step"]
 GIB = 2**30
-PROGRAMS = ["encode", "prefill", "respond", "describe", "judge", "reference", "dpo_step"]
+PROGRAMS = [
+    "unstack", "encode", "prefill", "place", "read", "describe", "decode", "judge", "reference", "dpo_step",
+]  # fmt: skip
 STATE = 3 * 4  # bytes of a parameter with both its moments, float32
 
 
@@ -65,10 +68,11 @@ def test_every_program_of_an_iteration_is_planned(plan):
 
 def test_a_loop_of_a_tpu_program_is_counted_and_nothing_needed_is_missing(plan):
     """Executed FLOPs are the useful ones where nothing is padded or computed again, and little more elsewhere."""
-    ratio = {program["name"]: program["executed_flops"] / program["flops"] for program in plan["programs"]}
+    programs = {program["name"]: program for program in plan["programs"]}
+    ratio = {name: programs[name]["executed_flops"] / programs[name]["flops"] for name in COMPUTING}
     assert all(program["unknown_loops"] == 0 for program in plan["programs"])
     assert ratio["encode"] == pytest.approx(1, rel=0.01)
-    assert all(0.98 < ratio[name] < 1.35 for name in PROGRAMS), ratio
+    assert all(0.98 < ratio[name] < 1.35 for name in COMPUTING), ratio
     assert ratio["dpo_step"] > 1.15  # a forward more
 
 
@@ -114,7 +118,7 @@ def test_a_step_that_does_not_fit_is_reported_with_what_to_change(isrdpo):
         (["--topology", "v5e:3x3"], "v5e:3x3: INVALID_ARGUMENT"),
         (["--topology", "v4:2x2x1"], "no figures are known for the chip 'TPU v4'"),
         (["--topology", "v5e:4x4", "mesh.fsdp=3"], "needs a multiple of 3 devices and there are 16"),
-        (["--topology", "v5e:4x4", "collect.batch_videos=8"], "collect.batch_videos=8 does not split"),
+        (["--topology", "v5e:4x4", "collect.batch_videos=8"], "collect.batch_videos=8, collect.lanes=16: the first"),
     ],
 )
 def test_what_cannot_be_planned_is_the_users_error(isrdpo, words, told):

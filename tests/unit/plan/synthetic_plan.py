@@ -9,9 +9,10 @@ from isrdpo_jax.plan.jobs import Outcome
 from isrdpo_jax.plan.planner import Subject
 from isrdpo_jax.plan.workload import Counts, estimated_tokens, make_workload
 from isrdpo_jax.schema import CollectConfig, ComputeConfig, Config, DpoConfig, MeshConfig, ModelConfig
+from isrdpo_jax.stages.hall import Hall
 
 CONFIG = Config(
-    collect=CollectConfig(batch_videos=16),
+    collect=CollectConfig(batch_videos=32),
     dpo=DpoConfig(batch_size=128, accumulation_steps=8),
     compute=ComputeConfig(attention="splash", remat="full"),
 )
@@ -19,7 +20,10 @@ MODEL = CONFIG.compute.applied_to(ModelConfig())
 COUNTS = Counts(videos=100, questions=3, kept=0.5)
 WORK = make_workload(CONFIG, MODEL, load_prompts(), COUNTS, estimated_tokens)
 SUBJECT = Subject(CONFIG, MODEL, WORK, "v5e:4x4", None, ())
-NAMES = ("encode", "prefill", "respond", "describe", "judge", "reference", "dpo_step")
+HALL = Hall(lanes=16, bays=1, places=2, slots=3)
+NAMES = (
+    "unstack", "encode", "prefill", "place", "read", "describe", "decode", "judge", "reference", "dpo_step",
+)  # fmt: skip
 
 
 def compiled(name: str, **changes) -> Compiled:
@@ -43,4 +47,5 @@ def compiled(name: str, **changes) -> Compiled:
 def outcome(**changes: dict) -> Outcome:
     """All programs alike, but for the changes of those that are named."""
     programs = [compiled(name, **changes.get(name, {})) for name in NAMES]
-    return Outcome("TPU v5 lite", 16, 16, MeshConfig(data=1, fsdp=16, tensor=1), NAMES, programs, host_bytes=3 * GIB)
+    mesh = MeshConfig(data=1, fsdp=16, tensor=1)
+    return Outcome("TPU v5 lite", 16, 16, mesh, HALL, NAMES, programs, host_bytes=3 * GIB)

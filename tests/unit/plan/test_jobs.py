@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from synthetic_plan import CONFIG, MODEL, NAMES, SUBJECT, WORK, compiled
+from synthetic_plan import CONFIG, HALL, MODEL, NAMES, SUBJECT, WORK, compiled
 
 from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.plan import topologies
@@ -32,6 +32,7 @@ for name in names:
     say({"program": {**facts["program"], "name": name}, "host_bytes": 1000 + len(name)})
 """
 SLICE = {"device_kind": "TPU v5 lite", "devices": 16, "chips": 16, "mesh": {"data": 1, "fsdp": 8, "tensor": 2}}
+SLICE["hall"] = asdict(HALL)
 
 
 @pytest.fixture
@@ -64,16 +65,16 @@ def test_programs_are_heard_as_they_come(worker):
     )
     assert heard == [(name, i) for i, name in enumerate(NAMES, 1)]
     assert outcome.programs == [compiled(name) for name in NAMES]
-    assert (outcome.chips, outcome.mesh.fsdp, outcome.mesh.tensor) == (16, 8, 2)
+    assert (outcome.chips, outcome.mesh.fsdp, outcome.mesh.tensor, outcome.hall) == (16, 8, 2, HALL)
     assert outcome.host_bytes == 1000 + len("reference")
 
 
 def test_a_compiler_that_dies_of_programs_does_not_end_the_others(worker, tmp_path):
-    outcome = run_job(SUBJECT.job, command=worker(deadly=["respond", "judge"]))
-    assert [one.name for one in outcome.programs] == ["encode", "prefill", "describe", "reference", "dpo_step"]
-    assert outcome.crashes.keys() == {"respond", "judge"}
+    outcome = run_job(SUBJECT.job, command=worker(deadly=["read", "judge"]))
+    assert [one.name for one in outcome.programs] == [name for name in NAMES if name not in ("read", "judge")]
+    assert outcome.crashes.keys() == {"read", "judge"}
     assert "ended with -9: the end of judge" in outcome.crashes["judge"]
-    assert asked(tmp_path) == [list(NAMES), list(NAMES[3:]), list(NAMES[5:])]
+    assert asked(tmp_path) == [list(NAMES), list(NAMES[5:]), list(NAMES[8:])]
 
 
 def test_a_compiler_that_dies_of_the_last_program_is_not_asked_again(worker, tmp_path):

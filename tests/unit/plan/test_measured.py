@@ -6,7 +6,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from synthetic_plan import SUBJECT, outcome
+from synthetic_plan import CONFIG, SUBJECT, outcome
 
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.plan.measured import measured, planned_units
@@ -54,13 +54,14 @@ def test_a_run_without_a_pace_is_refused(run, tmp_path):
 
 def test_planned_units_stand_beside_them():
     plan = summarise(SUBJECT, outcome(dpo_step={"executed_flops": 10 * 197e12}))
-    units = planned_units(plan, accumulation_steps=8)
-    assert units == pytest.approx({"collect": 5.0, "reference": 16.0, "optimize": 18.0})
+    units = planned_units(plan, CONFIG)
+    collect = plan["iteration"]["stages"]["collect"] * 32 / 100  # a batch has 32 of the 100 videos
+    assert units == pytest.approx({"collect": collect, "reference": 16.0, "optimize": 18.0})
     table = measured_table({"optimize": {"seconds": 36.0, "of": 3, "planned_seconds": units["optimize"]}})
     assert [list(column.cells) for column in table.columns][-1] == ["50 %"]
 
 
 def test_a_program_without_a_time_leaves_its_stage_without_one():
     plan = summarise(SUBJECT, outcome(dpo_step={"fits_compiler": False}))
-    assert planned_units(plan, 8)["optimize"] is None
-    assert planned_units(plan, 8)["collect"] is not None
+    assert planned_units(plan, CONFIG)["optimize"] is None
+    assert planned_units(plan, CONFIG)["collect"] is not None

@@ -13,6 +13,7 @@ from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.plan import planner, sweep
 from isrdpo_jax.runs.atomic import write_json, write_jsonl
 from isrdpo_jax.runs.layout import RunLayout
+from isrdpo_jax.schema import CollectConfig
 
 
 @pytest.fixture
@@ -71,7 +72,10 @@ def test_measured_times_stand_beside_the_planned_ones(isrdpo, tmp_path):
     code, out, _ = isrdpo("--topology", "v5e:4x4", "--run", str(run.root), "--json")
     assert code == 0
     assert json.loads(out)["measured"]["collect"]["of"] == 2
-    assert json.loads(out)["measured"]["collect"]["planned_seconds"] == pytest.approx(5.0)
+    plan = json.loads(out)
+    collect = sum(plan["calls"]["collect"].values())  # every call takes a second
+    a_batch = CollectConfig().batch_videos / plan["assumed"]["videos"]
+    assert plan["measured"]["collect"]["planned_seconds"] == pytest.approx(a_batch * collect)
 
 
 @pytest.mark.parametrize(

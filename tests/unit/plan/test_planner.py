@@ -28,11 +28,11 @@ def shown(renderable) -> str:
     return console.export_text()
 
 
-def knob(name: str, *, model: dict | None = None, dpo: dict | None = None, batch_videos: int = 16, **facts) -> str:
+def knob(name: str, *, model: dict | None = None, dpo: dict | None = None, collect: dict | None = None, **facts) -> str:
     config = SUBJECT.config.model_copy(
         update={
             "dpo": SUBJECT.config.dpo.model_copy(update=dpo or {}),
-            "collect": SUBJECT.config.collect.model_copy(update={"batch_videos": batch_videos}),
+            "collect": SUBJECT.config.collect.model_copy(update=collect or {}),
         }
     )
     return first_knob(compiled(name, **facts), config, SUBJECT.model.model_copy(update=model or {}), MESH, 16 * GIB)
@@ -52,7 +52,7 @@ def test_memory_time_and_cost_of_programs_that_fit():
     step = plan["programs"][-1]
     assert (step["seconds"], step["bound"], step["calls"], step["knob"]) == (pytest.approx(3.0), "ici", 2, None)
     assert plan["spare"] == pytest.approx(0.25)
-    collect, reference, optimize = 7 * 5, 2 * 16, 16 + 2 * 3
+    collect, reference, optimize = sum(plan["calls"]["collect"].values()), 2 * 16, 16 + 2 * 3
     assert plan["iteration"]["stages"] == pytest.approx(
         {"collect": collect, "reference": reference, "optimize": optimize}
     )
@@ -94,10 +94,11 @@ def test_a_program_of_which_the_compiler_died_is_told_with_its_last_words():
 
 
 def test_tables_show_every_program_and_what_bounds_it():
-    text = shown(plan_tables(summarise(SUBJECT, outcome(respond={"bytes_accessed": 2000e9}))))
+    text = shown(plan_tables(summarise(SUBJECT, outcome(decode={"bytes_accessed": 2000e9}))))
     assert all(text.count(name) >= 3 for name in NAMES)
     assert "compute" in text and "HBM" in text and "all-gather" in text
     assert "Everything fits; 38 % of HBM is spare" in text
+    assert "Collect holds 32 videos at a time, a call brings 16; 48 slots." in text
     assert "100 videos, 300 questions, 150 pairs" in text
 
 
@@ -115,8 +116,20 @@ def test_the_first_knob():
     assert knob("prefill", model={"attention": "xla"}).startswith("compute.attention=splash")
     assert knob("dpo_step", model={"remat": "dots"}).startswith("compute.remat=full")
     assert knob("dpo_step", dpo={"accumulation_steps": 2}).startswith("dpo.accumulation_steps=4")
-    assert knob("respond", batch_videos=64).startswith("collect.batch_videos=32")
-    assert knob("dpo_step").startswith(knob("respond")[:13]) and knob("respond").startswith("mesh.tensor=2")
+    assert knob("dpo_step").startswith("mesh.tensor=2")
+
+
+def test_the_first_knob_of_collect_holds_less_while_there_is_something():
+    """16 devices: first the videos, then what slots need not have, then slots; training's own knobs do not help."""
+    big = {"argument_bytes": 12 * GIB, "held_bytes": 2 * GIB}
+    one_each, short = {"batch_videos": 16}, {"batch_videos": 16, "turn_tokens": 640}
+    for name in ("encode", "read", "decode", "judge"):
+        assert knob(name, collect={"batch_videos": 96}, **big).startswith("collect.batch_videos=48")
+        assert knob(name, collect={"batch_videos": 32, "lanes": 32}).startswith("collect.lanes=16 collect.batch")
+        assert knob(name, collect=one_each).startswith("collect.turn_tokens=384")
+        assert knob(name, collect=short).startswith("collect.slots=2")
+        assert knob(name, collect={**short, "slots": 2}).startswith("mesh.tensor=2")
+        assert "more chips" in knob(name, collect={**short, "slots": 2}, **big)
 
 
 def test_a_start_that_is_not_here_is_planned_for_the_model_that_the_config_names_or_7b(tmp_path):

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import jax
 import pytest
+from jax.sharding import Mesh
 from tiny import TINY
 
 from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.models.unstacked import abstract_unstacked
 from isrdpo_jax.models.video_llava import abstract_params
 from isrdpo_jax.plan.hlo_cost import count
-from isrdpo_jax.plan.programs import iteration_programs
+from isrdpo_jax.plan.programs import Program, iteration_programs, planned_hall
 from isrdpo_jax.plan.useful import UsefulFlops
-from isrdpo_jax.plan.workload import Counts, Workload, make_workload
+from isrdpo_jax.plan.workload import SLOT_USE, Counts, Workload, make_workload
 from isrdpo_jax.schema import CollectConfig, Config, DescribeConfig, DpoConfig, LoraConfig, MeshConfig, SamplingConfig
 from isrdpo_jax.sharding import make_mesh
+from isrdpo_jax.stages.collect import decodings
+from isrdpo_jax.stages.engine import PROMPTS, steps_of
 
-VIDEOS, TURN, RESPONSE, DESCRIPTION = 2, 32, 16, 32  # all as wide as their buckets: nothing is padded
+LANES, TURN, RESPONSE, DESCRIPTION = 2, 32, 16, 32  # all as wide as their buckets: nothing is padded
 CONFIG = Config(
     sampling=SamplingConfig(max_new_tokens=RESPONSE),
     describe=DescribeConfig(max_new_tokens=DESCRIPTION),
-    collect=CollectConfig(batch_videos=VIDEOS),
+    collect=CollectConfig(batch_videos=2 * LANES, lanes=LANES, turn_tokens=96),
     dpo=DpoConfig(batch_size=4, accumulation_steps=2),
 )
 MODEL = TINY.model_copy(update={"llama": TINY.llama.model_copy(update={"max_positions": 512})})
 LLAMA, VISUAL = MODEL.llama, MODEL.vision.tokens_per_video
+TRAINING = ["reference", "dpo_step"]
+REST = ["decode", "judge", *TRAINING]
 PER_PAIR = 4 * LLAMA.hidden_size * LLAMA.num_layers  # FLOPs of a query with a key, and of its weight with a value
+
+
+def planned(config: Config, work: Workload, mesh: Mesh) -> list[Program]:
+    return iteration_programs(config, MODEL, work, mesh, planned_hall(config, MODEL, work, mesh))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,7 @@ def work() -> Workload:
 @pytest.fixture(scope="module")
 def programs(work) -> dict:
     mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.devices()[:1])
-    return {one.name: one for one in iteration_programs(CONFIG, MODEL, work, mesh)}
+    return {one.name: one for one in planned(CONFIG, work, mesh)}
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +59,8 @@ def test_the_tower_does_nothing_in_vain(programs, executed):
 
 def test_dense_attention_of_a_prefix_does_both_halves(work, programs, executed):
     useful, positions = programs["prefill"].useful, work.prefix_tokens + VISUAL
-    assert useful.attention == VIDEOS * PER_PAIR * positions * (positions + 1) / 2
-    assert executed("prefill") == useful.products + VIDEOS * PER_PAIR * positions**2
+    assert useful.attention == LANES * PER_PAIR * positions * (positions + 1) / 2
+    assert executed("prefill") == useful.products + LANES * PER_PAIR * positions**2
 
 
 def test_a_packed_pair_has_its_prefix_once(work, programs, executed):
@@ -60,15 +70,34 @@ def test_a_packed_pair_has_its_prefix_once(work, programs, executed):
     assert useful.attention < 0.6 * 2 * PER_PAIR * positions**2
 
 
-def test_decoding_reads_prompt_and_tokens_behind_the_prefix(work, programs, executed):
-    """The last token is drawn and not read, and of the prompts only one logit each is needed to begin."""
-    rows, own, columns = VIDEOS * 2, TURN + RESPONSE, work.prefix_tokens + VISUAL + TURN + RESPONSE
-    useful = programs["respond"].useful
-    dense = rows * PER_PAIR * (TURN * (work.prefix_tokens + VISUAL + TURN) + RESPONSE * columns)
-    head = rows * 2 * LLAMA.hidden_size * LLAMA.vocab_size
-    assert executed("respond") == useful.products + dense + head
-    assert useful.attention < dense
-    assert own < columns
+def test_a_prompt_is_read_behind_the_prefix_of_its_video(work, programs, executed):
+    useful, rows = programs["read"].useful, LANES * PROMPTS
+    assert useful.attention < rows * PER_PAIR * TURN * (work.prefix_length + TURN)
+    assert executed("read") == useful.products + rows * PER_PAIR * TURN * (work.prefix_length + TURN)
+
+
+def test_decoding_counts_its_steps_and_weighs_both_videos_of_a_bay(work, programs, executed):
+    """A loop that may end early counts to its bound; a slot looks at both videos, at its own columns and at itself."""
+    steps, slots, columns = steps_of(decodings(CONFIG)), LANES * CollectConfig().slots, 96 + DESCRIPTION
+    useful = programs["decode"].useful
+    products = useful.products / SLOT_USE
+    dense = steps * slots * PER_PAIR * (2 * work.prefix_length + columns + 1)
+    assert products + 0.98 * dense < executed("decode") < products + 1.02 * dense
+    assert count(programs["decode"].lower().compile().as_text()).unknown_loops == 0
+    assert useful.attention < dense / 2
+
+
+def test_decoded_tokens_are_useful_as_the_texts_of_the_iteration_are_long(work):
+    """Two responses and a description of a video; the first token of a text is drawn by what reads its turn."""
+    flops, texts = UsefulFlops(MODEL, work), work.videos
+    assert work.decoded == texts * (2 * (RESPONSE - 1) + DESCRIPTION - 1)
+    layers = flops.decode(work.decoded).attention / PER_PAIR
+
+    def seen(turn: int, new: int) -> float:
+        return sum(work.prefix_length + turn + i for i in range(1, new))
+
+    assert layers == pytest.approx(texts * (2 * seen(TURN, RESPONSE) + seen(work.describe_tokens, DESCRIPTION)))
+    assert flops.decode(100).total == pytest.approx(flops.decode(work.decoded).total * 100 / work.decoded)
 
 
 def test_a_step_is_three_forwards_but_for_what_is_frozen(work, programs):
@@ -88,21 +117,42 @@ def test_a_step_executes_the_update_of_all_micro_batches(programs, executed):
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({}, ["encode", "prefill", "respond", "describe", "judge", "reference", "dpo_step"]),
-        ({"dpo": DpoConfig(batch_size=4)}, [..., "judge", "encode_pairs", "reference", "dpo_step"]),
-        ({"dpo": CONFIG.dpo.model_copy(update={"lora": LoraConfig(rank=2)})}, [..., "judge", "reference", "dpo_step"]),
-        (
-            {"judge": CONFIG.judge.model_copy(update={"context": "none", "mode": "text"})},
-            ["encode", "prefill", "respond", "judge", "reference", "dpo_step"],
-        ),
+        ({}, ["read", "describe", *REST]),
+        ({"dpo": DpoConfig(batch_size=4)}, ["read", "describe", "decode", "judge", "encode_pairs", *TRAINING]),
+        ({"dpo": CONFIG.dpo.model_copy(update={"lora": LoraConfig(rank=2)})}, ["read", "describe", *REST]),
+        ({"judge": CONFIG.judge.model_copy(update={"context": "none", "mode": "text"})}, ["read", *REST]),
     ],
 )
-def test_a_plan_has_the_programs_that_a_run_calls(work, changes, names):
+def test_a_plan_has_the_programs_that_a_run_calls(changes, names):
     mesh = make_mesh(MeshConfig(data=1, fsdp=2), jax.devices()[:2])
-    programs = iteration_programs(CONFIG.model_copy(update=changes), MODEL, work, mesh)
-    if names[0] is ...:
-        names = ["encode", "prefill", "respond", "describe", *names[1:]]
-    assert [one.name for one in programs] == names
+    config = CONFIG.model_copy(update=changes)
+    work = make_workload(config, MODEL, load_prompts(), Counts(8, turn_tokens=TURN), lambda text: 16)
+    programs = planned(config, work, mesh)
+    assert [one.name for one in programs] == ["unstack", "encode", "prefill", "place", *names]
+    assert programs[4 + names.index("judge")].lower()
+
+
+def test_collect_holds_policy_copy_prefixes_and_slots_in_every_program(work, programs):
+    """float32 parameters, the decoder again in the compute dtype, and keys and values of all videos and slots."""
+    parameters = sum(4 * x.size for x in jax.tree.leaves(abstract_params(MODEL)))
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.devices()[:1])
+    copy = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_unstacked(MODEL, mesh)))
+    caches = planned_hall(CONFIG, MODEL, work, mesh).bytes_on_device(MODEL, mesh, work.prefix_length, 96 + DESCRIPTION)
+    held = parameters + copy + caches
+    for name in ("encode", "prefill", "place", "read", "describe", "decode", "judge"):
+        assert held <= programs[name].live_bytes < 1.5 * held, name
+    assert programs["unstack"].live_bytes == pytest.approx(held - copy, rel=0.01)
+
+
+def test_a_hall_is_what_was_asked_for_unless_memory_is_named(work):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.devices()[:1])
+    asked = planned_hall(CONFIG, MODEL, work, mesh)
+    size = asked.bytes_on_device(MODEL, mesh, work.prefix_length, 96 + DESCRIPTION)
+    assert (asked.videos, asked.lanes) == (2 * LANES, LANES)
+    scarce = CONFIG.model_copy(
+        update={"collect": CONFIG.collect.model_copy(update={"memory_gib": 0.9 * size / 2**30})}
+    )
+    assert planned_hall(scarce, MODEL, work, mesh).videos == LANES
 
 
 def test_adapters_need_less_memory_and_every_program_lowers_with_them(work):
@@ -110,7 +160,7 @@ def test_adapters_need_less_memory_and_every_program_lowers_with_them(work):
 
     def step(lora):
         config = CONFIG.model_copy(update={"dpo": CONFIG.dpo.model_copy(update={"lora": lora})})
-        return iteration_programs(config, MODEL, work, mesh)[-1]
+        return planned(config, work, mesh)[-1]
 
     whole, adapters = step(None), step(LoraConfig(rank=2))
     assert adapters.live_bytes < whole.live_bytes
@@ -123,7 +173,7 @@ def test_a_step_starts_beside_the_policy_that_it_trains_a_copy_of(work):
 
     def live(reference: str) -> int:
         config = CONFIG.model_copy(update={"dpo": CONFIG.dpo.model_copy(update={"reference": reference})})
-        return iteration_programs(config, MODEL, work, mesh)[-1].live_bytes
+        return planned(config, work, mesh)[-1].live_bytes
 
     whole = abstract_params(MODEL)
     size, decoder = (sum(4 * x.size for x in jax.tree.leaves(tree)) for tree in (whole, whole["llama"]))
