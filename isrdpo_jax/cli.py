@@ -123,10 +123,10 @@ def report(
 ) -> None:
     """Write report/index.html: runs side by side, curves, tables, examples. Opens from file://."""
     from isrdpo_jax.report.build import build_report
-    from isrdpo_jax.report.frames import frames_of
     from isrdpo_jax.report.headline import headline_table
+    from isrdpo_jax.report.videos import videos_of
 
-    path = build_report(runs, out or runs[0] / "report", frames_of)
+    path = build_report(runs, out or runs[0] / "report", videos_of)
     Console().print(headline_table(runs))
     console.print(f"{path}", highlight=False, soft_wrap=True)
 

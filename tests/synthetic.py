@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from isrdpo_jax.report.videos import Videos
+
 QUESTIONS = 12
 STAGES = ("collect", "pairs", "reference", "optimize", "evaluate")
 
@@ -20,6 +22,7 @@ def write_run(
     iterations: int = 3,
     seed: int = 0,
     evaluation: bool = True,
+    questions: int = QUESTIONS,
 ) -> Path:
     """Writes a finished run and returns its folder."""
     run = root / name
@@ -35,17 +38,25 @@ def write_run(
         _write_json(run / "iter_00/evaluation/summary.json", summary(0, seed, pairs=False))
     previous: dict[str, str] = {}
     for t in range(1, iterations + 1):
-        previous = write_iteration(run, t, previous, context=context, seed=seed, evaluation=evaluation)
+        options = {"context": context, "seed": seed, "evaluation": evaluation, "questions": questions}
+        previous = write_iteration(run, t, previous, **options)
     return run
 
 
 def write_iteration(
-    run: Path, t: int, previous: dict[str, str], *, context: str, seed: int, evaluation: bool = True
+    run: Path,
+    t: int,
+    previous: dict[str, str],
+    *,
+    context: str,
+    seed: int,
+    evaluation: bool = True,
+    questions: int = QUESTIONS,
 ) -> dict[str, str]:
     """Writes iteration t with all its stages; returns its descriptions by video."""
     folder, rng = run / f"iter_{t:02d}", np.random.default_rng((seed, t))
     responses, judgements, descriptions, pairs = [], [], [], []
-    for i in range(QUESTIONS):
+    for i in range(questions):
         id, video = f"q{i}", f"v{i // 2}"
         begin = f"The red circle moves left. <b>Also</b>, {id} of {t} in {run.name}"
         texts = [f"{begin}, answer {k}." + " More words." * ((i + k) % 3) for k in (0, 1)]
@@ -71,12 +82,12 @@ def write_iteration(
                     "chosen_tokens": [5, 2], "rejected_tokens": [6, 2], "margin": abs(margin),
                 }
             )  # fmt: skip
-    turns = {f"v{i}": ("up", "down")[(i + t) % 2] for i in range(QUESTIONS // 2)}
+    turns = {f"v{i}": ("up", "down")[(i + t) % 2] for i in range(questions // 2)}
     new = {video: f"A red circle moves left . A blue square moves {turn} ." for video, turn in turns.items()}
     for video, text in new.items():
         row = {"video": video, "text": text, "tokens": [4, 2], "finish": "stop", "previous": previous.get(video)}
         descriptions.append(row)
-    half = QUESTIONS // 2
+    half = questions // 2
     for kind, found in (("responses", responses), ("judgements", judgements)):
         _write_rows(folder / kind / "part-00000-00000.jsonl", found[:half])
         _write_rows(folder / kind / "part-00000-00001.jsonl", found[half:])
@@ -132,7 +143,12 @@ def summary(t: int, seed: int, *, pairs: bool) -> dict[str, dict[str, float | in
     }
 
 
-def frames(run_dir: Path, video: str) -> np.ndarray:
+def videos(run: Path) -> Videos:
+    """What is known of a run's videos: all look alike, the truth is not known."""
+    return Videos(frames)
+
+
+def frames(video: str) -> np.ndarray:
     """uint8 [8, 32, 32, 3]: a red disc that moves to the left over noise, as the shapes world draws it."""
     rng = np.random.default_rng(int(video[1:]))
     film = rng.normal(110, 12, (8, 32, 32, 3))

@@ -1,8 +1,9 @@
-"""The frames of a run's videos, for its report."""
+"""What the prepared data knows of a run's videos: frames to show, and the truth where the data set has one."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,40 @@ import numpy as np
 from isrdpo_jax.config import load_config
 from isrdpo_jax.data.loader import VideoSource, open_split
 from isrdpo_jax.errors import IsrdpoError
+from isrdpo_jax.report.load import Truths
 from isrdpo_jax.runs.layout import RunLayout
 from isrdpo_jax.weights.policy_folder import PolicyFolder
 
 
-def frames_of(run: Path, video: str) -> np.ndarray | None:
-    """uint8 [t, H, W, 3], or None where the prepared data is not on this machine."""
-    source = _source(run)
-    if source is None or video not in source.ids:
-        return None
-    return source[source.ids.index(video)].frames
+@dataclass(frozen=True)
+class Videos:
+    """The videos of one run.
+
+    Attributes:
+        frames: gives a video's frames, uint8 [t, H, W, 3], or None where they are not at hand.
+        truths: empty where the data set knows no truth, or is not at hand.
+    """
+
+    frames: Callable[[str], np.ndarray | None] = lambda video: None
+    truths: Truths = field(default_factory=dict)
 
 
-@functools.cache
-def _source(run: Path) -> VideoSource | None:
+def videos_of(run: Path) -> Videos:
+    """The training videos of a run; nothing where the prepared data is not on this machine."""
     layout = RunLayout(run)
     try:
-        frames = PolicyFolder(run, layout.iteration(0).checkpoint).config.vision.num_frames
-        return open_split(load_config(layout.config).config, "train", num_frames=frames, prepare=False)
+        config = load_config(layout.config).config
+        num_frames = PolicyFolder(run, layout.iteration(0).checkpoint).config.vision.num_frames
+        source = open_split(config, "train", num_frames=num_frames, prepare=False)
     except IsrdpoError:  # a report of a run whose data lies elsewhere shows no frames
-        return None
+        return Videos()
+    places = {video: i for i, video in enumerate(source.ids)}
+
+    def frames(video: str) -> np.ndarray | None:
+        return source[places[video]].frames if video in places else None
+
+    return Videos(frames, _truths(source) if config.data.dataset == "shapes_world" else {})
+
+
+def _truths(source: VideoSource) -> Truths:
+    return {video.id: video.truth for video in source if video.truth is not None}

@@ -9,7 +9,7 @@ from isrdpo_jax.runs.layout import IterationLayout
 
 def judgement(id, log_odds=(), verdict=None, reason="ok", words=None):
     margin = sum(log_odds) / len(log_odds) if log_odds else None
-    return Judgement(id, "v", tuple(log_odds), margin, verdict, reason, words)
+    return Judgement(id, "v", "why?", tuple(log_odds), margin, verdict, reason, words)
 
 
 def iteration(judgements=(), pairs=None, descriptions=()):
