@@ -174,7 +174,7 @@ def judge(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[judge.KEY=VALUE …]")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge an iteration's stored responses again, another way, and compare. Changes nothing in the run."""
+    """Judge an iteration's stored responses again, another way, and compare. The run's own verdicts stay."""
     from isrdpo_jax.evaluation.rejudge import rejudge
 
     found = rejudge(run, iteration, overrides or (), console=console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -36,6 +37,7 @@ def write_run(
     _write(run / "config.yaml", yaml.safe_dump(config))
     if evaluation:
         _write_json(run / "iter_00/evaluation/summary.json", summary(0, seed, pairs=False))
+        _write_rows(run / "iter_00/evaluation/answers.jsonl", answers(0, seed))
     previous: dict[str, str] = {}
     for t in range(1, iterations + 1):
         options = {"context": context, "seed": seed, "evaluation": evaluation, "questions": questions}
@@ -97,6 +99,7 @@ def write_iteration(
     _write_rows(folder / "metrics.jsonl", [metrics(step, t) for step in range(1, 15)])
     if evaluation:
         _write_json(folder / "evaluation/summary.json", summary(t, seed, pairs=True))
+        _write_rows(folder / "evaluation/answers.jsonl", answers(t, seed))
     for stage in STAGES:
         _write_json(folder / f"{stage}.manifest.json", {"stage": stage})
     return new if context != "none" else {}
@@ -141,6 +144,27 @@ def summary(t: int, seed: int, *, pairs: bool) -> dict[str, dict[str, float | in
         key: {"value": value, "count": n, "low": value - width.get(key, 0.03), "high": value + width.get(key, 0.03)}
         for key, (value, n) in values.items()
     }
+
+
+def answers(t: int, seed: int) -> list[dict[str, Any]]:
+    """evaluation/answers.jsonl of iteration t: a run of seed s says 2 s t words more."""
+    return [
+        {"id": f"webvid/{i}", "video": f"held-{i // 2}", "text": " ".join(["word"] * (10 + i + 2 * seed * t))}
+        for i in range(6)
+    ]
+
+
+def write_rejudged(run: Path, t: int, changed: dict[str, str], turned: int) -> None:
+    """What `isrdpo judge` keeps: the verdicts of iteration t, the first `turned` of them the other way round."""
+    found = [
+        json.loads(line) for part in sorted((run / f"iter_{t:02d}/judgements").iterdir()) for line in part.open()
+    ]
+    decided = [row for row in found if row["verdict"] is not None]
+    for row in decided[:turned]:
+        row["verdict"] = 1 - row["verdict"]
+    name = "_".join(f"{key}-{value}" for key, value in changed.items())
+    _write_rows(run / f"iter_{t:02d}/rejudged/{name}.jsonl", found)
+    _write_json(run / f"iter_{t:02d}/rejudged/{name}.json", {"changed": changed})
 
 
 def videos(run: Path) -> Videos:

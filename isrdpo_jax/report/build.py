@@ -14,8 +14,21 @@ from markupsafe import Markup
 
 from isrdpo_jax.report import curves, measures, plots
 from isrdpo_jax.report.examples import MAX_STRIPS, PAGE, Written, remove_other_data, write_examples
+from isrdpo_jax.report.ledger import Entry, baseline_of, ledger
 from isrdpo_jax.report.load import Iteration, Run, load_run
-from isrdpo_jax.report.tallies import REASONS, JudgePanel, Lengths, PairCounts, judge_panel, lengths, pair_counts
+from isrdpo_jax.report.tallies import (
+    REASONS,
+    JudgePanel,
+    Lengths,
+    PairCounts,
+    Retrospection,
+    Share,
+    judge_panel,
+    lengths,
+    pair_counts,
+    retrospection,
+    same_verdict,
+)
 from isrdpo_jax.report.training import MEANINGS, Training, read_training
 from isrdpo_jax.report.videos import Videos
 from isrdpo_jax.runs.atomic import write_text
@@ -40,6 +53,7 @@ REASON_TEXTS = {
     "invalid": "the verdict could not be parsed",
     "inconsistent": "the two orders disagree",
     "empty": "a response is empty",
+    "too_long": "the judge's prompt is longer than the context window",
 }
 
 
@@ -53,6 +67,17 @@ class Row:
     judge: JudgePanel
     lengths: Lengths
     training: Training
+    retrospection: Retrospection
+    again: tuple[Again, ...]
+
+
+@dataclass(frozen=True)
+class Again:
+    """What another judge said of the same responses."""
+
+    label: str
+    judge: JudgePanel
+    same: Share
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,7 @@ class Column:
     run: Run
     swatch: Markup
     rows: tuple[Row, ...]
+    ledger: tuple[Entry, ...]
 
 
 def build_report(
@@ -86,7 +112,11 @@ def build_report(
     videos = [videos_of(Path(path)) for path in run_dirs]
     runs = [load_run(Path(path), known.truths) for path, known in zip(run_dirs, videos, strict=True)]
     labels = _labels(runs)
-    columns = [_column(i, label, run) for i, (label, run) in enumerate(zip(labels, runs, strict=True))]
+    baseline = baseline_of(runs)
+    columns = [
+        _column(i, label, run, None if i == baseline else runs[baseline])
+        for i, (label, run) in enumerate(zip(labels, runs, strict=True))
+    ]
     headline = [measure for measure in measures.MEASURES if measure.headline]
     examples = write_examples(out, runs, videos, max_strips)
     page = (
@@ -98,7 +128,9 @@ def build_report(
             settings=_settings(runs),
             changes=[[measures.change(run, measure) for run in runs] for measure in headline],
             curves=[(measure, curves.measure_curve(runs, labels, measure)) for measure in headline],
+            length_curves=curves.length_curves(runs, labels),
             training_curves=curves.training_curves(runs, labels),
+            baseline=columns[baseline],
             examples=examples,
             manifest=_manifest(columns, examples),
             script=Markup((files(__package__) / "examples.js").read_text(encoding="utf-8")),
@@ -131,11 +163,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _column(index: int, label: str, run: Run) -> Column:
-    rows = tuple(
-        Row(i, run.state(i), pair_counts(i), judge_panel(i), lengths(i), read_training(run, i)) for i in run.trained
+def _column(index: int, label: str, run: Run, baseline: Run | None) -> Column:
+    rows = tuple(_row(run, iteration) for iteration in run.trained)
+    return Column(index, label, run, plots.swatch(index), rows, tuple(ledger(run, baseline)))
+
+
+def _row(run: Run, one: Iteration) -> Row:
+    return Row(
+        iteration=one,
+        state=run.state(one),
+        counts=pair_counts(one),
+        judge=judge_panel(one.judgements),
+        lengths=lengths(one),
+        training=read_training(run, one),
+        retrospection=retrospection(one),
+        again=tuple(
+            Again(other.label, judge_panel(other.judgements), same_verdict(one.judgements, other.judgements))
+            for other in one.rejudged
+        ),
     )
-    return Column(index, label, run, plots.swatch(index), rows)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -86,6 +86,23 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Rejudged:
+    """What another judge said of the stored responses; `label` is what it does otherwise."""
+
+    label: str
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A held-out answer without its text."""
+
+    id: str
+    video: str
+    words: int
+
+
+@dataclass(frozen=True)
 class Iteration:
     """What an iteration left on disk; 0 is the start policy, which has an evaluation only."""
 
@@ -96,6 +113,8 @@ class Iteration:
     pairs: tuple[tuple[str, int, int], ...] | None = None  # (id, words chosen, words rejected); None: not built yet
     metrics: tuple[dict[str, Any], ...] = ()
     summary: dict[str, Estimate] | None = None
+    rejudged: tuple[Rejudged, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
     @property
     def number(self) -> int:
@@ -233,7 +252,23 @@ def _load_iteration(layout: IterationLayout, truths: Truths, notes: Notes) -> It
         pairs=tuple(read_rows([layout.pairs], _pair, notes)) if layout.pairs.is_file() else None,
         metrics=tuple(read_rows([layout.metrics], _metrics, notes)),
         summary=_read_summary(layout.evaluation / "summary.json", notes),
+        rejudged=tuple(_rejudged(path, asked, notes) for path in sorted(layout.rejudged.glob("*.jsonl"))),
+        answers=tuple(read_rows([layout.evaluation / "answers.jsonl"], _answer, notes)),
     )
+
+
+def _rejudged(path: Path, asked: Mapping[str, _Asked], notes: Notes) -> Rejudged:
+    card = path.with_suffix(".json")
+    try:
+        changed = json.loads(card.read_text(encoding="utf-8"))["changed"]
+        label = ", ".join(f"{key} {value}" for key, value in changed.items()) or "unchanged"
+    except (OSError, ValueError, KeyError, AttributeError):
+        label = path.stem
+    return Rejudged(label, tuple(read_rows([path], lambda row: _judgement(row, asked), notes)))
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    return Answer(row["id"], row["video"], count_words(row["text"]))
 
 
 def _asked(row: dict[str, Any], truths: Truths) -> tuple[str, _Asked]:

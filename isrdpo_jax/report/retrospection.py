@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 ALIKE = 0.5  # words in common over words in either
 _END = re.compile(r"(?<=[.!?。])\s+")
@@ -31,6 +31,11 @@ class Rewriting:
         """Statements of the new descriptions."""
         return self.kept + self.reworded + self.added
 
+    @property
+    def before(self) -> int:
+        """Statements of the old ones."""
+        return self.kept + self.reworded + self.dropped
+
 
 def rewriting(previous: str, new: str) -> Rewriting:
     """Counts what became of the statements of one description."""
@@ -51,12 +56,6 @@ def rewriting(previous: str, new: str) -> Rewriting:
 def statements(text: str) -> list[str]:
     """The sentences of a text, blanks collapsed, lower case."""
     return [" ".join(part.lower().split()) for part in _END.split(text) if part.strip()]
-
-
-def add_up(parts: Iterable[Rewriting]) -> Rewriting:
-    """The counts of all."""
-    rows = [[getattr(part, field.name) for field in fields(Rewriting)] for part in parts]
-    return Rewriting(*map(sum, zip(*rows, strict=True)))
 
 
 def _alike(gone: Sequence[str], fresh: Sequence[str]) -> int:

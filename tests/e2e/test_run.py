@@ -162,6 +162,8 @@ def test_json_is_all_that_stdout_gets(finished: Ran, lab: Lab):
     assert [row["log_odds"] for row in judged["rows"]] != [
         row["log_odds"] for row in stored_judgements(finished.layout)
     ]
+    kept = finished.layout.iteration(1).rejudged / "video-blank.jsonl"
+    assert judged["kept"] == str(kept) and read_jsonl(kept) == judged["rows"]
 
 
 def stored_judgements(run: RunLayout) -> list[dict]:

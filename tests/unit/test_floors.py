@@ -21,8 +21,8 @@ FLOORS = {
     **dict.fromkeys(["models", "runs"], 2),
     **dict.fromkeys(["programs", "data", "weights"], 3),
     "stages": 4,
-    **dict.fromkeys(["evaluation", "report", "plan"], 5),
-    **dict.fromkeys(["session", "start_policy", "doctor", "pipeline"], 6),
+    **dict.fromkeys(["evaluation", "plan"], 5),
+    **dict.fromkeys(["report", "session", "start_policy", "doctor", "pipeline"], 6),
     "sweep": 7,
     **dict.fromkeys(["cli", "__main__"], 8),
 }

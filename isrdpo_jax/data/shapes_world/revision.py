@@ -29,6 +29,18 @@ class Revision:
     dropped_right: int = 0
     dropped_wrong: int = 0
 
+    @property
+    def before(self) -> tuple[int, int]:
+        """(right, all) that the old description states."""
+        right = self.kept_right + self.spoiled + self.dropped_right
+        return right, right + self.kept_wrong + self.corrected + self.changed + self.dropped_wrong
+
+    @property
+    def after(self) -> tuple[int, int]:
+        """(right, all) that the new description states."""
+        right = self.kept_right + self.corrected + self.added_right
+        return right, right + self.kept_wrong + self.spoiled + self.changed + self.added_wrong
+
 
 def revision(previous: str, new: str, truth: Truth) -> Revision:
     """Counts what became of all that either description of a video states."""

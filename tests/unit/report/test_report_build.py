@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -32,7 +33,7 @@ def test_page_loads_nothing_from_elsewhere(page):
 
 def test_every_drawing_has_a_text_and_every_id_is_unique(page):
     drawings = [svg for svg in page.of("svg") if svg.get("aria-hidden") != "true"]
-    assert len(drawings) == 7 + 4 and all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
+    assert len(drawings) == 7 + 2 + 4 and all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {address[1:] for address in page.loads if address.startswith("#")} <= set(ids)
@@ -126,6 +127,29 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
     second = synthetic.write_run(tmp_path / "b", "same", iterations=1)
     page = build([first, second], tmp_path)
     assert str(first) in page.sections["headline"] and str(second) in page.sections["headline"]
+
+
+def test_other_judges_of_the_same_responses_stand_below_the_run_s_own(runs, tmp_path):
+    synthetic.write_rejudged(runs[0], 2, {"video": "blank"}, turned=2)
+    synthetic.write_rejudged(runs[0], 2, {"context": "none", "video": "shuffled"}, turned=8)
+    judge = build(runs, tmp_path).sections["judge"]
+    second = judge.split("its own")[2]  # the run's own judge, then the two others by name
+    _, shuffled, blank = re.split("context none, video shuffled|video blank", second)
+    assert [re.findall(r"([\d.]+) %", line)[-1] for line in (shuffled, blank)] == ["0.0", "75.0"]
+
+
+def test_the_ledger_compares_held_out_answers_with_the_baseline(page):
+    ledger = page.sections["lengths"].partition("Held-out answers")[2]
+    assert "“More” is against self" in ledger and ledger.count("n = 6 the baseline") == 4
+    for t in range(4):  # run isr has seed 0: 12.5 words; the baseline says 2 t more
+        more = "0.00 [0.00, 0.00]" if t == 0 else f"−{2 * t}.00 [−{2 * t}.00, −{2 * t}.00]"
+        assert f"{t} 12.5 [10.5, 14.5] n = 6 {more.replace('0.00', '+0.00') if t == 0 else more} n = 3" in ledger
+
+
+def test_retrospection_is_told_or_why_there_is_none(page):
+    told = page.sections["retrospection"]
+    assert "1 The first: there is none before." in told and told.count("The judge uses no description.") == 3
+    assert "2 6 12.0 → 12.0 0.0 % 50.0 % 6 of 12 50.0 % 6 of 12 0.0 % 0 of 12 0.0 % 0 of 12" in told
 
 
 def test_settings_that_differ_are_marked(page):
