@@ -189,6 +189,21 @@ def judge(
     _emit(as_json, found, show)
 
 
+@app.command()
+def agree(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    iteration: Annotated[int, typer.Argument(metavar="ITER", min=1)],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="A CSV of id, label (1, 2 or tie)[, rater].")],
+    as_json: AsJson = False,
+) -> None:
+    """How an iteration's judge, and those of `isrdpo judge`, agree with labels of people or of another judge."""
+    from isrdpo_jax.evaluation.agree import agree as compare
+    from isrdpo_jax.evaluation.agree import agreement_table
+
+    found = compare(run, iteration, labels)
+    _emit(as_json, found, lambda: Console().print(agreement_table(found)))
+
+
 def _cell(value: Any) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -103,6 +103,17 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """A judge of the iteration beside somebody's labels; `equal` and `decided` are shares, `kappa` is Cohen's."""
+
+    rater: str
+    judge: str
+    equal: Estimate | None
+    kappa: Estimate | None
+    decided: Estimate | None
+
+
+@dataclass(frozen=True)
 class Iteration:
     """What an iteration left on disk; 0 is the start policy, which has an evaluation only."""
 
@@ -115,6 +126,7 @@ class Iteration:
     summary: dict[str, Estimate] | None = None
     rejudged: tuple[Rejudged, ...] = ()
     answers: tuple[Answer, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
 
     @property
     def number(self) -> int:
@@ -254,7 +266,21 @@ def _load_iteration(layout: IterationLayout, truths: Truths, notes: Notes) -> It
         summary=_read_summary(layout.evaluation / "summary.json", notes),
         rejudged=tuple(_rejudged(path, asked, notes) for path in sorted(layout.rejudged.glob("*.jsonl"))),
         answers=tuple(read_rows([layout.evaluation / "answers.jsonl"], _answer, notes)),
+        agreement=tuple(one for path in sorted(layout.agreement.glob("*.json")) for one in _agreement(path, notes)),
     )
+
+
+def _agreement(path: Path, notes: Notes) -> list[Agreement]:
+    try:
+        raters = json.loads(path.read_text(encoding="utf-8"))["raters"]
+        return [
+            Agreement(rater, judge, *(_estimate(found[name]) for name in ("equal", "kappa", "decided")))
+            for rater, result in raters.items()
+            for judge, found in result["judges"].items()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        notes.unreadable["/".join(path.parts[-3:])] += 1
+        return []
 
 
 def _rejudged(path: Path, asked: Mapping[str, _Asked], notes: Notes) -> Rejudged:
@@ -319,17 +345,17 @@ def _read_summary(path: Path, notes: Notes) -> dict[str, Estimate] | None:
         return None
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return {key: _estimate(entry) for key, entry in raw.items() if _is_measured(entry)}
+        found = {key: _estimate(entry) for key, entry in raw.items() if isinstance(entry, dict)}
+        return {key: estimate for key, estimate in found.items() if estimate is not None}
     except (ValueError, AttributeError):
         notes.unreadable["/".join(path.parts[-3:])] += 1
         return None
 
 
-def _is_measured(entry: Any) -> bool:
-    return isinstance(entry, dict) and entry.get("value") is not None
-
-
-def _estimate(entry: dict[str, Any]) -> Estimate:
+def _estimate(entry: dict[str, Any]) -> Estimate | None:
+    """None where nothing was measured."""
+    if entry.get("value") is None:
+        return None
     return Estimate(entry["value"], entry.get("count"), entry.get("low"), entry.get("high"))
 
 

@@ -67,7 +67,7 @@ def test_the_keyboard_reaches_every_section(report, visit):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     seen = set()
-    for _ in range(8):
+    for _ in range(10):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.hash || ''"))
     assert {"#headline", "#judge", "#examples", "#settings"} <= seen

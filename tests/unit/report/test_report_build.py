@@ -138,6 +138,18 @@ def test_other_judges_of_the_same_responses_stand_below_the_run_s_own(runs, tmp_
     assert [re.findall(r"([\d.]+) %", line)[-1] for line in (shuffled, blank)] == ["0.0", "75.0"]
 
 
+def test_agreement_with_labels_is_shown(runs, tmp_path):
+    figures = {"value": 0.625, "count": 8, "low": 0.25, "high": 0.875}
+    judges = {"the run's own": {"equal": figures, "kappa": figures | {"value": -0.2}, "decided": {"value": None}}}
+    folder = runs[1] / "iter_03/agreement"
+    folder.mkdir()
+    (folder / "people.json").write_text(json.dumps({"raters": {"ann <b>": {"judges": judges}}}))
+    (folder / "torn.json").write_text("{")
+    page = build(runs, tmp_path)
+    row = "self 3 ann <b> the run's own 62.5 % [25.0, 87.5] n = 8 −0.200 [+0.250, +0.875] n = 8 –"
+    assert row in page.sections["judge"] and "agreement/torn.json: 1 unreadable record" in page.text
+
+
 def test_the_ledger_compares_held_out_answers_with_the_baseline(page):
     ledger = page.sections["lengths"].partition("Held-out answers")[2]
     assert "“More” is against self" in ledger and ledger.count("n = 6 the baseline") == 4
