@@ -29,7 +29,17 @@ DEFAULT = "default"
 
 # Keys that do not change results: where and on what a run happens, what it saves, and how far it goes.
 WITHOUT_EFFECT = frozenset(
-    {"run.name", "run.dir", "run.iterations", "mesh", "checkpoint", "processes", "data.dir", "evaluation.judge"}
+    {
+        "run.name",
+        "run.dir",
+        "run.iterations",
+        "mesh",
+        "checkpoint",
+        "processes",
+        "data.dir",
+        "evaluation.judge",
+        "tracking",
+    }
 )
 
 # What a value must be, by the type of pydantic's error; other errors say it themselves.
