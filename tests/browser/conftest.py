@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from chromium import chromium
+from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+
+PATIENCE_MS = 120_000  # on a machine that does other work
 
 
 @dataclass
@@ -29,12 +25,8 @@ class Tab:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    assert path, "There is no Chromium: `make test-browser` installs Debian's, or name yours in CHROMIUM."
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(QUIET))
-        yield chromium
-        chromium.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
@@ -44,6 +36,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Tab]]:
 
     def open_file(path: Path, **options: object) -> Tab:
         page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
+        page.set_default_timeout(PATIENCE_MS)
         tab = Tab(page)
         page.on("console", lambda message: message.type in ("error", "warning") and tab.wrong.append(message.text))
         page.on("pageerror", lambda error: tab.wrong.append(str(error)))

@@ -12,7 +12,7 @@ from isrdpo_jax.report.build import build_report
 
 MANY = 10_000
 EVIL = '<img src=x onerror="alert(1)"><b>bold</b> </script>'
-INTERACTIVE_S = 20.0  # from opening the page to 10,000 questions filtered; about one when nothing else runs
+INTERACTIVE_S = 30.0  # from opening the page to 10,000 questions filtered; about one when nothing else runs
 
 
 @pytest.fixture(scope="module")
