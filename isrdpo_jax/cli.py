@@ -468,5 +468,13 @@ def config_show(config: ConfigPath, overrides: Overrides = None, as_json: AsJson
     _emit(as_json, {"hash": semantic_hash(loaded.config), "values": values}, show)
 
 
+@config_app.command("reference")
+def config_reference() -> None:
+    """Every setting with its default and meaning, as Markdown: docs/configuration.md."""
+    from isrdpo_jax.config_reference import reference
+
+    print(reference())
+
+
 if __name__ == "__main__":
     main()

@@ -10,7 +10,6 @@ import pytest
 from chromium import chromium
 from playwright.sync_api import Browser, Page
 
-
 PATIENCE_MS = 120_000  # on a machine that does other work
 
 

@@ -16,7 +16,7 @@ import isrdpo_jax
 
 PACKAGE = Path(isrdpo_jax.__file__).parent
 FLOORS = {
-    **dict.fromkeys(["__init__", "errors", "schema", "yaml_tree", "config"], 0),
+    **dict.fromkeys(["__init__", "errors", "schema", "yaml_tree", "config", "config_reference"], 0),
     **dict.fromkeys(["sharding", "ops"], 1),
     **dict.fromkeys(["models", "runs"], 2),
     **dict.fromkeys(["programs", "data", "weights"], 3),
