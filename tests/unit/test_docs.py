@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +17,7 @@ from isrdpo_jax.config import load_config
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOK = ROOT / "docs" / "embedded_world.ipynb"
 CONCEPTS, TROUBLE = ROOT / "docs" / "concepts.md", ROOT / "docs" / "troubleshooting.md"
 
 
@@ -67,3 +69,28 @@ def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_the_notebook_is_one_and_its_commands_are_ours():
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    lines = [line for source in sources for line in source.splitlines()]
+    shell = [shlex.split(line.split(" 2>")[0]) for line in lines if line.startswith("!")]
+    (size,) = (value for line in lines for value in re.findall(r'^size = "(.*)" if SMALL', line))
+    assert {words[0] for words in shell} == {"!{isrdpo}"} and len(shell) >= 4
+    assert {words[1] for words in shell} <= set(get_command(app).commands)
+    for words in shell:
+        if words[1] == "run":
+            _, _, config, *overrides = words
+            load_config(ROOT / config, [*(word for word in overrides if word != "{size}"), *size.split()])
+    for source in sources:
+        compile(re.sub(r"^!.*$", "pass", source, flags=re.M), NOTEBOOK.name, "exec")
+
+
+def test_the_notebook_was_run_and_nothing_failed():
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert len(outputs) >= 6 and not [output for output in outputs if output["output_type"] == "error"]
+    assert "Traceback" not in json.dumps(outputs)
