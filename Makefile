@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tpu demo test test-processes test-parity test-tpu-compile bench-setup lint clean
+.PHONY: help setup setup-tpu demo test test-processes test-parity test-browser test-tpu-compile bench-setup lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,18 @@ test-processes: setup ## runs of several processes: joined, killed, stopped, res
 
 test-parity: $(VENV)/.bench ## against torch and transformers
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/parity
+
+test-browser: $(VENV)/.browser ## the report, opened from disk in headless Chromium
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/browser
+
+# Any Chromium will do; CHROMIUM names one that is not on the PATH. Without one, root gets Debian's.
+$(VENV)/.browser: $(VENV)/.ready
+	@test -n "$$CHROMIUM" || command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+		|| { echo "make test-browser needs Chromium or Chrome. Install one (Debian: sudo apt-get install chromium), or name it: make test-browser CHROMIUM=/path/to/chrome" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	@touch $@
 
 bench-setup: $(VENV)/.bench ## what the peers of benchmarks/ need: torch and TRL
 

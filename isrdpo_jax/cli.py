@@ -123,10 +123,10 @@ def report(
 ) -> None:
     """Write report/index.html: runs side by side, curves, tables, examples. Opens from file://."""
     from isrdpo_jax.report.build import build_report
-    from isrdpo_jax.report.frames import frames_of
     from isrdpo_jax.report.headline import headline_table
+    from isrdpo_jax.report.videos import videos_of
 
-    path = build_report(runs, out or runs[0] / "report", frames_of)
+    path = build_report(runs, out or runs[0] / "report", videos_of)
     Console().print(headline_table(runs))
     console.print(f"{path}", highlight=False, soft_wrap=True)
 
@@ -174,7 +174,7 @@ def judge(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[judge.KEY=VALUE …]")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge an iteration's stored responses again, another way, and compare. Changes nothing in the run."""
+    """Judge an iteration's stored responses again, another way, and compare. The run's own verdicts stay."""
     from isrdpo_jax.evaluation.rejudge import rejudge
 
     found = rejudge(run, iteration, overrides or (), console=console)
@@ -187,6 +187,21 @@ def judge(
         Console().print(table)
 
     _emit(as_json, found, show)
+
+
+@app.command()
+def agree(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    iteration: Annotated[int, typer.Argument(metavar="ITER", min=1)],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="A CSV of id, label (1, 2 or tie)[, rater].")],
+    as_json: AsJson = False,
+) -> None:
+    """How an iteration's judge, and those of `isrdpo judge`, agree with labels of people or of another judge."""
+    from isrdpo_jax.evaluation.agree import agree as compare
+    from isrdpo_jax.evaluation.agree import agreement_table
+
+    found = compare(run, iteration, labels)
+    _emit(as_json, found, lambda: Console().print(agreement_table(found)))
 
 
 def _cell(value: Any) -> str:
@@ -451,6 +466,14 @@ def config_show(config: ConfigPath, overrides: Overrides = None, as_json: AsJson
         Console().print(table)
 
     _emit(as_json, {"hash": semantic_hash(loaded.config), "values": values}, show)
+
+
+@config_app.command("reference")
+def config_reference() -> None:
+    """Every setting with its default and meaning, as Markdown: docs/configuration.md."""
+    from isrdpo_jax.config_reference import reference
+
+    print(reference())
 
 
 if __name__ == "__main__":

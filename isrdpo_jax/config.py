@@ -31,7 +31,7 @@ DEFAULT = "default"
 WITHOUT_EFFECT = frozenset(
     {
         *("run.name", "run.dir", "run.iterations", "data.dir", "data.feature_cache", "evaluation.judge"),
-        *("mesh", "collect.lanes", "collect.slots", "collect.memory_gib", "checkpoint", "processes"),
+        *("mesh", "collect.lanes", "collect.slots", "collect.memory_gib", "checkpoint", "processes", "tracking"),
     }
 )
 

@@ -391,6 +391,12 @@ class EvaluationConfig(Section):
     judge: EvaluationJudgeConfig = EvaluationJudgeConfig()
 
 
+class TrackingConfig(Section):
+    """Where training metrics go besides `metrics.jsonl` and TensorBoard's files. What fails there stops no run."""
+
+    wandb: str | None = Field(None, description="A project of Weights & Biases (needs the extra [wandb]); none = off.")
+
+
 class SftPhase(Section):
     """One phase of supervised training: what each step's batch holds."""
 
@@ -436,6 +442,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     processes: ProcessesConfig = ProcessesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
     model: ModelConfig | None = Field(
         None, description="sft: the model to train from nothing. A run takes the model of its start policy."
     )

@@ -26,6 +26,7 @@ from isrdpo_jax.runs.lock import RunLock
 from isrdpo_jax.runs.manifest import load_manifest
 from isrdpo_jax.runs.metrics import MetricsWriter
 from isrdpo_jax.runs.preemption import StopSignal
+from isrdpo_jax.runs.wandb_log import WandbRun
 from isrdpo_jax.schema import Config
 from isrdpo_jax.sharding import check_heads, make_mesh
 from isrdpo_jax.stages.policy import Policy
@@ -118,7 +119,11 @@ def _train(
         console.print(problem, highlight=False)
     facts: dict[str, Any] = load_manifest(manifest_path(found.path)).facts if found.path else {"seconds": 0.0}
     began, before = time.monotonic() - facts["seconds"], 0
-    with MetricsWriter(layout.metrics, resumed_step=found.step, tensorboard=layout.tensorboard) as writer:
+    project = config.tracking.wandb
+    wandb = WandbRun(project, layout.root, config.model_dump(mode="json")) if project else None
+    with MetricsWriter(
+        layout.metrics, resumed_step=found.step, tensorboard=layout.tensorboard, wandb=wandb
+    ) as writer:
         for number, phase in enumerate(sft.phases):
             if found.step > before + phase.steps:
                 before += phase.steps

@@ -64,6 +64,27 @@ def mean_interval(sums: np.ndarray, counts: np.ndarray, groups: Sequence, sample
     return Estimate(value, round(float(totals[1].sum())), low, high)
 
 
+def statistic_interval(
+    columns: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], groups: Sequence, samples: int, seed: int
+) -> Estimate:
+    """Any statistic of sums with its bootstrap interval over groups.
+
+    Args:
+        columns: float or int [rows] each, not negative.
+        statistic: takes the sum of every column, scalars or all of one shape; NaN where it has no value.
+        groups: [rows], the video that each row belongs to.
+        samples: how many times the groups are drawn.
+        seed: makes the interval reproducible.
+
+    Returns:
+        The statistic, with the number of rows as `count`.
+    """
+    if not len(groups):
+        return NOTHING
+    value, low, high = _bootstrap(_totals_by_group(groups, *columns), statistic, samples, seed)
+    return NOTHING if np.isnan(value) else Estimate(value, len(groups), low, high)
+
+
 def paired_difference(
     sums: np.ndarray,
     counts: np.ndarray,

@@ -22,11 +22,11 @@ def judged_correctly(responses: Sequence[Row], judgements: Sequence[Row], truths
         truth, verdict = truths[row["video"]], verdicts[row["id"]]
         if truth is None or verdict is None:
             continue
-        grades = [language.grade(one["text"], row["question"], truth) for one in row["responses"]]
-        better = language.preference(grades[0]) - language.preference(grades[1])
-        if better:
-            same_length = grades[0].words == grades[1].words
-            rows.append({"video": row["video"], "correct": (better > 0) == (verdict == 0), "same_length": same_length})
+        texts = [one["text"] for one in row["responses"]]
+        better = language.better_response(texts, row["question"], truth)
+        if better is not None:
+            same_length = len(texts[0].split()) == len(texts[1].split())
+            rows.append({"video": row["video"], "correct": better == verdict, "same_length": same_length})
     return rows
 
 

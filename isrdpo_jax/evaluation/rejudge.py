@@ -1,4 +1,9 @@
-"""Judging an iteration's stored responses again, another way: `isrdpo judge`. Nothing of the run is changed."""
+"""Judging an iteration's stored responses again, another way: `isrdpo judge`.
+
+The run's own records stay as they are; the new verdicts are kept beside them, for the report and for `isrdpo agree`:
+
+    iter_TT/rejudged/<what differs>.jsonl .json      rows as in judgements/; the judge's settings and its figures
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.data.records import Video
 from isrdpo_jax.errors import ConfigError, DataError
 from isrdpo_jax.evaluation.judging import judged_correctly
+from isrdpo_jax.runs.atomic import write_json, write_jsonl
 from isrdpo_jax.runs.layout import RunLayout
 from isrdpo_jax.sharding import make_mesh
 from isrdpo_jax.stages.collect import (
@@ -40,7 +46,8 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
     A retrospective context is the stored c_t; a fresh one is described anew.
 
     Returns:
-        {"stored": figures, "again": figures, "same_verdict": share, "rows": the new judgements}.
+        {"judge": settings, "changed": those that differ from the run's, "stored": figures, "again": figures,
+        "same_verdict": share, "kept": the file of the new judgements, "rows": the new judgements}.
 
     Raises:
         ConfigError: an override is not of the section `judge`. DataError: the iteration was not collected.
@@ -53,6 +60,8 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
     if not stored_layout.manifest("collect").exists():
         raise DataError(f"{stored_layout.root}: no finished collect to judge again.")
     config = load_config(layout.config, overrides).config
+    settings, ours = (one.judge.model_dump() for one in (config, load_config(layout.config).config))
+    changed = {key: value for key, value in settings.items() if value != ours[key]}
     mesh = make_mesh(config.mesh)
     folder = PolicyFolder(layout.root, layout.iteration(iteration - 1).checkpoint)
     policy = open_policy(folder, mesh, load_prompts(config.prompts.dir), verify=config.checkpoint.verify)
@@ -100,7 +109,18 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
         }
 
     same = sum(a == b for a, b in both) / len(both) if both else None
-    return {"stored": figures(stored), "again": figures(again), "same_verdict": same, "rows": again}
+    kept = stored_layout.rejudged / ("_".join(f"{key}-{value}" for key, value in changed.items()) or "unchanged")
+    facts = {
+        "judge": settings,
+        "changed": changed,
+        "stored": figures(stored),
+        "again": figures(again),
+        "same_verdict": same,
+        "kept": f"{kept}.jsonl",
+    }
+    write_jsonl(kept.with_name(f"{kept.name}.jsonl"), again)
+    write_json(kept.with_name(f"{kept.name}.json"), facts)
+    return facts | {"rows": again}
 
 
 def _pair(row: Row) -> tuple[Completion, Completion]:

@@ -1,11 +1,10 @@
-"""`report/index.html`: runs side by side, in one file that needs nothing else (no script, no network)."""
+"""`report/index.html`: runs side by side, with the data of all their questions beside it; it needs no network."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,24 @@ import jinja2
 from markupsafe import Markup
 
 from isrdpo_jax.report import curves, measures, plots
-from isrdpo_jax.report.examples import Frames, cards
+from isrdpo_jax.report.examples import MAX_STRIPS, PAGE, Written, remove_other_data, write_examples
+from isrdpo_jax.report.ledger import Entry, baseline_of, ledger
 from isrdpo_jax.report.load import Iteration, Run, load_run
-from isrdpo_jax.report.tallies import REASONS, JudgePanel, Lengths, PairCounts, judge_panel, lengths, pair_counts
+from isrdpo_jax.report.tallies import (
+    REASONS,
+    JudgePanel,
+    Lengths,
+    PairCounts,
+    Retrospection,
+    Share,
+    judge_panel,
+    lengths,
+    pair_counts,
+    retrospection,
+    same_verdict,
+)
 from isrdpo_jax.report.training import MEANINGS, Training, read_training
+from isrdpo_jax.report.videos import Videos
 from isrdpo_jax.runs.atomic import write_text
 
 KEY_SETTINGS = (
@@ -40,6 +53,7 @@ REASON_TEXTS = {
     "invalid": "the verdict could not be parsed",
     "inconsistent": "the two orders disagree",
     "empty": "a response is empty",
+    "too_long": "the judge's prompt is longer than the context window",
 }
 
 
@@ -53,6 +67,17 @@ class Row:
     judge: JudgePanel
     lengths: Lengths
     training: Training
+    retrospection: Retrospection
+    again: tuple[Again, ...]
+
+
+@dataclass(frozen=True)
+class Again:
+    """What another judge said of the same responses."""
+
+    label: str
+    judge: JudgePanel
+    same: Share
 
 
 @dataclass(frozen=True)
@@ -64,16 +89,19 @@ class Column:
     run: Run
     swatch: Markup
     rows: tuple[Row, ...]
+    ledger: tuple[Entry, ...]
 
 
-def build_report(run_dirs: Sequence[Path], out: Path, frames: Frames, max_examples: int = 4) -> Path:
+def build_report(
+    run_dirs: Sequence[Path], out: Path, videos_of: Callable[[Path], Videos], max_strips: int = MAX_STRIPS
+) -> Path:
     """Renders the report of one or more runs.
 
     Args:
         run_dirs: run folders; finished, unfinished, or being written.
-        out: the folder that receives `index.html`.
-        frames: `frames(run_dir, video_id)` gives a video's frames, uint8 [t, H, W, 3], or None when not at hand.
-        max_examples: questions shown per iteration.
+        out: the folder that receives `index.html` and the data of all questions.
+        videos_of: what is known of the videos of a run folder.
+        max_strips: videos whose frames are shown at most.
 
     Returns:
         The path of `index.html`.
@@ -81,11 +109,16 @@ def build_report(run_dirs: Sequence[Path], out: Path, frames: Frames, max_exampl
     Raises:
         DataError: if a folder is not a run.
     """
-    runs = [load_run(Path(path)) for path in run_dirs]
+    videos = [videos_of(Path(path)) for path in run_dirs]
+    runs = [load_run(Path(path), known.truths) for path, known in zip(run_dirs, videos, strict=True)]
     labels = _labels(runs)
-    columns = [_column(i, label, run) for i, (label, run) in enumerate(zip(labels, runs, strict=True))]
+    baseline = baseline_of(runs)
+    columns = [
+        _column(i, label, run, None if i == baseline else runs[baseline])
+        for i, (label, run) in enumerate(zip(labels, runs, strict=True))
+    ]
     headline = [measure for measure in measures.MEASURES if measure.headline]
-    numbers = sorted({iteration.number for run in runs for iteration in run.trained})
+    examples = write_examples(out, runs, videos, max_strips)
     page = (
         _environment()
         .get_template("template.html.j2")
@@ -95,14 +128,20 @@ def build_report(run_dirs: Sequence[Path], out: Path, frames: Frames, max_exampl
             settings=_settings(runs),
             changes=[[measures.change(run, measure) for run in runs] for measure in headline],
             curves=[(measure, curves.measure_curve(runs, labels, measure)) for measure in headline],
+            length_curves=curves.length_curves(runs, labels),
             training_curves=curves.training_curves(runs, labels),
-            examples=[(number, cards(runs, number, frames, max_examples)) for number in numbers],
+            baseline=columns[baseline],
+            examples=examples,
+            manifest=_manifest(columns, examples),
+            script=Markup((files(__package__) / "examples.js").read_text(encoding="utf-8")),
+            truth_known=any(known.truths for known in videos),
             reasons=REASONS,
             meanings=_meanings(columns),
         )
     )
     path = out / "index.html"
     write_text(path, page)
+    remove_other_data(out, examples.folder)
     return path
 
 
@@ -119,23 +158,46 @@ def _environment() -> jinja2.Environment:
         interval=measures.interval,
         measure=measures.BY_KEY,
         reason_texts=REASON_TEXTS,
-        sigmoid=_sigmoid,
         dash=measures.DASH,
     )
     return environment
 
 
-def _column(index: int, label: str, run: Run) -> Column:
-    rows = tuple(
-        Row(i, run.state(i), pair_counts(i), judge_panel(i), lengths(i), read_training(run, i)) for i in run.trained
+def _column(index: int, label: str, run: Run, baseline: Run | None) -> Column:
+    rows = tuple(_row(run, iteration) for iteration in run.trained)
+    return Column(index, label, run, plots.swatch(index), rows, tuple(ledger(run, baseline)))
+
+
+def _row(run: Run, one: Iteration) -> Row:
+    return Row(
+        iteration=one,
+        state=run.state(one),
+        counts=pair_counts(one),
+        judge=judge_panel(one.judgements),
+        lengths=lengths(one),
+        training=read_training(run, one),
+        retrospection=retrospection(one),
+        again=tuple(
+            Again(other.label, judge_panel(other.judgements), same_verdict(one.judgements, other.judgements))
+            for other in one.rejudged
+        ),
     )
-    return Column(index, label, run, plots.swatch(index), rows)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """Folder names, with as much of the path as tells them apart."""
     names = Counter(run.name for run in runs)
     return [run.name if names[run.name] == 1 else str(run.path) for run in runs]
+
+
+def _manifest(columns: Sequence[Column], examples: Written) -> dict[str, Any]:
+    """What the page's script has to know."""
+    return {
+        **asdict(examples),
+        "page": PAGE,
+        "runs": [{"label": c.label, "context": c.run.setting("judge.context")} for c in columns],
+        "reasons": REASON_TEXTS,
+    }
 
 
 def _summarise(column: Column) -> str:
@@ -182,7 +244,3 @@ def _meanings(columns: Sequence[Column]) -> list[tuple[str, str]]:
     """The readings that occur, each with what it means."""
     occur = {row.training.reading for column in columns for row in column.rows}
     return [(reading, meaning) for reading, meaning in MEANINGS.items() if reading in occur]
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

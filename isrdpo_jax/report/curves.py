@@ -8,26 +8,13 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from isrdpo_jax.report.load import Run
-from isrdpo_jax.report.measures import Measure, series
+from isrdpo_jax.report.measures import BY_KEY, Measure, series
 from isrdpo_jax.report.plots import Line, draw
 
 
 def measure_curve(runs: Sequence[Run], labels: Sequence[str], measure: Measure) -> Markup:
     """One measure over iterations, with its intervals, the runs overlaid."""
-    lines = []
-    for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        points = series(run, measure)
-        estimates = [point.estimate for point in points]
-        lines.append(
-            Line(
-                run=i,
-                label=label,
-                x=[point.iteration for point in points],
-                y=[estimate.value for estimate in estimates],
-                low=[estimate.low for estimate in estimates],
-                high=[estimate.high for estimate in estimates],
-            )
-        )
+    lines = [_measured_line(i, run, label, measure) for i, (run, label) in enumerate(zip(runs, labels, strict=True))]
     return draw(
         f"curve-{measure.key.replace('_', '-')}",
         measure.title,
@@ -38,6 +25,31 @@ def measure_curve(runs: Sequence[Run], labels: Sequence[str], measure: Measure) 
         level_label="equal length",
         integer_x=True,
     )
+
+
+def length_curves(runs: Sequence[Run], labels: Sequence[str]) -> list[tuple[str, str, Markup]]:
+    """(title, what it means, SVG): words of chosen and rejected over iterations, and of held-out answers."""
+
+    def panel(name: str, title: str, *keys: str) -> Markup:
+        lines = [
+            _measured_line(i, run, f"{label}, {BY_KEY[key].title}", BY_KEY[key], faint=key != keys[0])
+            for key in keys
+            for i, (run, label) in enumerate(zip(runs, labels, strict=True))
+        ]
+        return draw(f"length-{name}", title, lines, x_label="iteration", integer_x=True)
+
+    return [
+        (
+            "Words of the pairs",
+            "Chosen strong, rejected faint. The gap is what DPO can learn about length.",
+            panel("pairs", "Words of the pairs", "chosen_words", "rejected_words"),
+        ),
+        (
+            "Words of held-out answers",
+            "What it did learn: the length of greedy answers to questions that it was not trained on.",
+            panel("answers", "Words of held-out answers", "words"),
+        ),
+    ]
 
 
 def training_curves(runs: Sequence[Run], labels: Sequence[str]) -> list[tuple[str, str, Markup]]:
@@ -83,6 +95,20 @@ def training_curves(runs: Sequence[Run], labels: Sequence[str]) -> list[tuple[st
             panel("logps", "Log-probs of the responses", "logps/chosen", "logps/rejected"),
         ),
     ]
+
+
+def _measured_line(index: int, run: Run, label: str, measure: Measure, faint: bool = False) -> Line:
+    points = series(run, measure)
+    estimates = [point.estimate for point in points]
+    return Line(
+        run=index,
+        label=label,
+        x=[point.iteration for point in points],
+        y=[estimate.value for estimate in estimates],
+        low=() if faint else [estimate.low for estimate in estimates],
+        high=() if faint else [estimate.high for estimate in estimates],
+        faint=faint,
+    )
 
 
 def _training_line(index: int, run: Run, label: str, key: str, faint: bool) -> Line:

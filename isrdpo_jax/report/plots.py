@@ -76,11 +76,12 @@ def draw(
         _add(axes, line)
     if level is not None:
         axes.axhline(level, color=_TEXT, alpha=0.45, linewidth=0.9, linestyle=(0, (2, 2)))
+        left = _leaves_room(drawn, level)
         axes.annotate(
             level_label,
-            (0.99, level),
+            (0.01 if left else 0.99, level),
             xycoords=("axes fraction", "data"),
-            ha="right",
+            ha="left" if left else "right",
             va="bottom",
             fontsize=8,
             color=_TEXT,
@@ -117,6 +118,12 @@ def _add(axes: Axes, line: Line) -> None:
     )
     if len(line.low) == len(x):
         axes.fill_between(x, _floats(line.low), _floats(line.high), color=colour, alpha=0.14, linewidth=0)
+
+
+def _leaves_room(lines: Sequence[Line], level: float) -> bool:
+    """Whether the curves begin further from the level than they end."""
+    known = [[y for y in line.y if y is not None and np.isfinite(y)] for line in lines]
+    return min(abs(y[0] - level) for y in known) > min(abs(y[-1] - level) for y in known)
 
 
 def _dress(axes: Axes, x_label: str, percent: bool, integer_x: bool) -> None:

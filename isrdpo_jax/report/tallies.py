@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from isrdpo_jax.data.shapes_world.revision import Revision
 from isrdpo_jax.report.load import Iteration, Judgement
+from isrdpo_jax.report.retrospection import Rewriting
 
-REASONS = ("tie", "identical", "unfinished", "invalid", "inconsistent", "empty")
+T = TypeVar("T", Rewriting, Revision)
+
+REASONS = ("tie", "identical", "unfinished", "invalid", "inconsistent", "empty", "too_long")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class JudgePanel:
         ties: share of the judged pairs that end as ties.
         invalid: share of the judged pairs whose verdict could not be parsed.
         margin: mean |margin| of the pairs that have one, nats.
+        right: share of the verdicts that are those of the truth, where one response is truly better.
     """
 
     judged: int
@@ -49,6 +55,7 @@ class JudgePanel:
     ties: Share
     invalid: Share
     margin: Share
+    right: Share
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,22 @@ class Lengths:
         return self.chosen / self.rejected if self.chosen is not None and self.rejected else None
 
 
+@dataclass(frozen=True)
+class Retrospection:
+    """What the descriptions that saw one before made of it.
+
+    Attributes:
+        unchanged: share that uses the same words.
+        rewriting: statements of all, by their text.
+        revision: attributes stated by all, against the truth; None where nobody knows it.
+    """
+
+    descriptions: int
+    unchanged: Share
+    rewriting: Rewriting
+    revision: Revision | None
+
+
 def pair_counts(iteration: Iteration) -> PairCounts:
     """Counts per reason; they add up to the questions when `ok` verdicts all became pairs."""
     counts = Counter(judgement.reason for judgement in iteration.judgements)
@@ -77,9 +100,9 @@ def pair_counts(iteration: Iteration) -> PairCounts:
     return PairCounts(len(iteration.judgements), kept, reasons, other=sum(counts.values()) + lost)
 
 
-def judge_panel(iteration: Iteration) -> JudgePanel:
-    """The judge's habits, over the questions that it was really asked."""
-    judged = [judgement for judgement in iteration.judgements if judgement.log_odds or judgement.reason == "invalid"]
+def judge_panel(judgements: Sequence[Judgement]) -> JudgePanel:
+    """A judge's habits, over the questions that it was really asked."""
+    judged = [judgement for judgement in judgements if judgement.log_odds or judgement.reason == "invalid"]
     both = [judgement.log_odds for judgement in judged if len(judgement.log_odds) == 2]
     decided = [(j.words, j.verdict) for j in judged if j.words and j.words[0] != j.words[1] and j.verdict is not None]
     # Order 1 shows y1 as A, order 2 shows it as B, so a positive log-odds says A in the first and B in the second.
@@ -92,7 +115,14 @@ def judge_panel(iteration: Iteration) -> JudgePanel:
         ties=_share(judged, lambda judgement: judgement.reason == "tie"),
         invalid=_share(judged, lambda judgement: judgement.reason == "invalid"),
         margin=_mean([abs(judgement.margin) for judgement in judged if judgement.margin is not None]),
+        right=_mean([float(j.verdict == j.better) for j in judged if None not in (j.verdict, j.better)]),
     )
+
+
+def same_verdict(judgements: Sequence[Judgement], others: Sequence[Judgement]) -> Share:
+    """Share of equal verdicts on the questions that both judges decided."""
+    theirs = {judgement.id: judgement.verdict for judgement in others if judgement.verdict is not None}
+    return _mean([float(j.verdict == theirs[j.id]) for j in judgements if j.verdict is not None and j.id in theirs])
 
 
 def lengths(iteration: Iteration) -> Lengths:
@@ -105,6 +135,23 @@ def lengths(iteration: Iteration) -> Lengths:
         description=_mean([description.words for description in iteration.descriptions]),
         cut=_mean([float(description.cut) for description in iteration.descriptions]),
     )
+
+
+def retrospection(iteration: Iteration) -> Retrospection:
+    """How the iteration's descriptions come from those before them."""
+    seen = [description for description in iteration.descriptions if description.rewriting is not None]
+    revisions = [description.revision for description in seen if description.revision is not None]
+    return Retrospection(
+        descriptions=len(seen),
+        unchanged=_mean([float(description.change == 0) for description in seen]),
+        rewriting=_total(Rewriting, [description.rewriting for description in seen]),
+        revision=_total(Revision, revisions) if revisions else None,
+    )
+
+
+def _total(kind: type[T], parts: Sequence[Any]) -> T:
+    """The counts of all parts, field by field."""
+    return kind(**{field: sum(getattr(part, field) for part in parts) for field in kind.__dataclass_fields__})
 
 
 def _vote(log_odds: float) -> float:

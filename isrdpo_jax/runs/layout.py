@@ -56,6 +56,16 @@ class IterationLayout:
         return self.root / "pairs.jsonl"
 
     @property
+    def rejudged(self) -> Path:
+        """What other judges said of the stored responses."""
+        return self.root / "rejudged"
+
+    @property
+    def agreement(self) -> Path:
+        """How the judges agree with labels that a user brought."""
+        return self.root / "agreement"
+
+    @property
     def reference(self) -> Path:
         return self.root / "reference"
 

@@ -1,4 +1,4 @@
-"""Training metrics: one JSON row per update, and the same for TensorBoard."""
+"""Training metrics: one JSON row per update, and the same for TensorBoard and, where asked for, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,38 +6,46 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import SupportsFloat
 
 import numpy as np
 
 from isrdpo_jax.runs.atomic import append_jsonl, truncate_jsonl
+from isrdpo_jax.runs.wandb_log import WandbLog, WandbRun
 
 log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends rows to a JSONL file, each synced, and to TensorBoard event files.
+    """Appends rows to a JSONL file, each synced, and to TensorBoard event files and Weights & Biases.
 
-    The JSONL file is part of the run: what cannot be written stops it. TensorBoard is a convenience: its first
-    failure is logged as one warning and switches it off.
+    The JSONL file is part of the run: what cannot be written stops it. The others are a convenience: the first
+    failure of one is logged as one warning and switches it off.
 
     Args:
         path: the JSONL file. Rows behind `resumed_step` are dropped, since those updates are done again.
         resumed_step: the update from which training goes on; 0 at the start.
         tensorboard: folder for event files; none = no TensorBoard.
+        wandb: what Weights & Biases is told of the run; none = it is not asked.
     """
 
-    def __init__(self, path: Path, *, resumed_step: int = 0, tensorboard: Path | None = None):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        resumed_step: int = 0,
+        tensorboard: Path | None = None,
+        wandb: WandbRun | None = None,
+    ):
         self._path = path
         truncate_jsonl(path, keep=lambda row: row["step"] <= resumed_step)
-        self._events: _TensorBoard | None = None
+        self._others: dict[str, _TensorBoard | WandbLog] = {}
         if tensorboard is not None:
-            try:
-                self._events = _TensorBoard(tensorboard, resumed_step)
-            except Exception as error:  # whatever it is, it must not stop the run
-                self._give_up(error)
+            self._open("TensorBoard", lambda: _TensorBoard(tensorboard, resumed_step))
+        if wandb is not None:
+            self._open("Weights & Biases", lambda: WandbLog(wandb))
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Adds one row. Numbers that are not finite become null in JSON (which has no NaN).
@@ -50,19 +58,19 @@ class MetricsWriter:
             CheckpointError: the row cannot be written.
         """
         append_jsonl(self._path, {"step": step} | {name: _number(value) for name, value in values.items()})
-        if self._events is not None:
+        for name, other in list(self._others.items()):
             try:
-                self._events.write(step, values)
+                other.write(step, values)
             except Exception as error:  # whatever it is, it must not stop the run
-                self._give_up(error)
+                self._give_up(name, error)
 
     def close(self) -> None:
-        if self._events is not None:
+        for name, other in list(self._others.items()):
             try:
-                self._events.close()
+                other.close()
             except Exception as error:  # whatever it is, it must not stop the run
-                self._give_up(error)
-            self._events = None
+                self._give_up(name, error)
+        self._others = {}
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -70,10 +78,16 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _give_up(self, error: Exception) -> None:
-        self._events = None
+    def _open(self, name: str, make: Callable[[], _TensorBoard | WandbLog]) -> None:
+        try:
+            self._others[name] = make()
+        except Exception as error:  # whatever it is, it must not stop the run
+            self._give_up(name, error)
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        self._others.pop(name, None)
         reason = f"{type(error).__name__}: {error}"
-        log.warning("TensorBoard is switched off, metrics go on in %s: %s", self._path, reason)
+        log.warning("%s is switched off, metrics go on in %s: %s", name, self._path, reason)
 
 
 class _TensorBoard:

@@ -24,6 +24,7 @@ from isrdpo_jax.runs.layout import IterationLayout
 from isrdpo_jax.runs.metrics import MetricsWriter
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.runs.processes import first_says, is_first
+from isrdpo_jax.runs.wandb_log import WandbRun
 from isrdpo_jax.schema import Config, DpoConfig
 from isrdpo_jax.stages.adapters import plain_params, trained_and_frozen, with_adapters
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order, place, updates
@@ -120,7 +121,7 @@ def optimize(
     prefix_ids = put_whole(policy.mesh, np.asarray(policy.prefix_ids, np.int32))
     pending: PendingSave | None = None
     step = 0
-    with _metrics(layout, resumed_step=found.step) as write:
+    with _metrics(layout, config, resumed_step=found.step) as write:
         for epoch in range(dpo.epochs):
             for indices, weights in updates(epoch_order(len(pairs), config.run.seed, iteration, epoch), dpo):
                 step += 1
@@ -157,12 +158,18 @@ def optimize(
 
 
 @contextmanager
-def _metrics(layout: IterationLayout, *, resumed_step: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+def _metrics(
+    layout: IterationLayout, config: Config, *, resumed_step: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """Writes the metrics of an update, in process 0."""
     if not is_first():
         yield lambda step, metrics: None
         return
-    with MetricsWriter(layout.metrics, resumed_step=resumed_step, tensorboard=layout.tensorboard) as writer:
+    project = config.tracking.wandb
+    wandb = WandbRun(project, layout.root, config.model_dump(mode="json")) if project else None
+    with MetricsWriter(
+        layout.metrics, resumed_step=resumed_step, tensorboard=layout.tensorboard, wandb=wandb
+    ) as writer:
         yield writer.write
 
 

@@ -16,13 +16,13 @@ import isrdpo_jax
 
 PACKAGE = Path(isrdpo_jax.__file__).parent
 FLOORS = {
-    **dict.fromkeys(["__init__", "errors", "schema", "yaml_tree", "config"], 0),
+    **dict.fromkeys(["__init__", "errors", "schema", "yaml_tree", "config", "config_reference"], 0),
     **dict.fromkeys(["sharding", "ops"], 1),
     **dict.fromkeys(["models", "runs"], 2),
     **dict.fromkeys(["programs", "data", "weights"], 3),
     "stages": 4,
-    **dict.fromkeys(["evaluation", "report", "plan"], 5),
-    **dict.fromkeys(["session", "start_policy", "doctor", "pipeline"], 6),
+    **dict.fromkeys(["evaluation", "plan"], 5),
+    **dict.fromkeys(["report", "session", "start_policy", "doctor", "pipeline"], 6),
     "sweep": 7,
     **dict.fromkeys(["cli", "__main__"], 8),
 }

@@ -11,7 +11,7 @@ The size sentence leaves the shape out, so that the sentences of an answer state
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,12 @@ def preference(grade: Grade) -> int:
     return 2 * grade.core - grade.false
 
 
+def better_response(texts: Sequence[str], question: str, truth: Truth) -> int | None:
+    """Which of two answers is truly better; None where neither is."""
+    first, second = (preference(grade(text, question, truth)) for text in texts)
+    return None if first == second else int(second > first)
+
+
 def grade_description(text: str, truth: Truth) -> tuple[int, int]:
     """Counts (right, total) over a description: shape, direction and size of every object, and the background.
 
@@ -120,7 +126,7 @@ def grade_description(text: str, truth: Truth) -> tuple[int, int]:
     slots = {(colour, field) for colour in objects for field in ("shape", "direction", "size")} | {("", "background")}
     total, right = len(slots), 0
     for statement in parse(text):
-        stated = {} if statement is None else _slots(statement)
+        stated = {} if statement is None else slots_of(statement)
         fresh = stated.keys() & slots
         slots -= fresh
         total += not fresh
@@ -146,7 +152,8 @@ def _about_object(statement: Statement) -> dict[str, str | None]:
     return {field: getattr(statement, field) for field in ("size", "colour", "shape", "direction")}
 
 
-def _slots(statement: Statement) -> dict[tuple[str, str], str]:
+def slots_of(statement: Statement) -> dict[tuple[str, str], str]:
+    """What a statement says, by (colour, attribute); the background's colour is empty."""
     if statement.background:
         return {("", "background"): statement.background}
     fields = ((field, getattr(statement, field)) for field in ("shape", "direction", "size"))

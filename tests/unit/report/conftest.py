@@ -1,6 +1,6 @@
 import pytest
 import synthetic
-from page import Page
+from page import Page, read_data
 
 from isrdpo_jax.report.build import build_report
 
@@ -23,9 +23,17 @@ def whole_runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def page(whole_runs, tmp_path_factory):
-    """Their report, with every question as an example."""
-    path = build_report(
-        whole_runs, tmp_path_factory.mktemp("report"), synthetic.frames, max_examples=synthetic.QUESTIONS
-    )
-    return Page(path.read_text(encoding="utf-8"))
+def report(whole_runs, tmp_path_factory):
+    """Their report."""
+    return build_report(whole_runs, tmp_path_factory.mktemp("report"), synthetic.videos)
+
+
+@pytest.fixture(scope="session")
+def page(report):
+    return Page(report.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def data(report):
+    """The data beside it."""
+    return read_data(report)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -53,6 +57,8 @@ class Page(HTMLParser):
         self._open.pop()
 
     def handle_data(self, data):
+        if self._open and self._open[-1] == "script":
+            return
         if self._open and self._open[-1] == "style":
             self.loads += [part.split(")")[0] for part in data.split("url(")[1:]]
             return
@@ -62,3 +68,15 @@ class Page(HTMLParser):
     def of(self, tag: str) -> list[dict[str, str | None]]:
         """Attributes of every such tag."""
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read_data(report: Path) -> dict[str, Any]:
+    """All data beside a page, by the name under which its script hands it over."""
+    (folder,) = report.parent.glob("data-*")
+    assert f'"folder": "{folder.name}"' in report.read_text(encoding="utf-8")
+    data = {}
+    for path in sorted(folder.glob("*.js")):
+        name, value = re.fullmatch(r'put\("([\w-]+)", (.*)\);\n', path.read_text(encoding="ascii")).groups()
+        assert name == path.stem
+        data[name] = json.loads(value)
+    return data

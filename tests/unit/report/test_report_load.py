@@ -3,6 +3,7 @@ import json
 import synthetic
 
 from isrdpo_jax.report.load import Description, load_run
+from isrdpo_jax.report.retrospection import Rewriting
 
 
 def test_records_of_an_iteration(tmp_path):
@@ -26,7 +27,8 @@ def test_descriptions_know_what_is_new_and_what_was_cut(tmp_path):
     ]
     part.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = load_run(path).iterations[2].descriptions
-    assert found == (Description("v0", 4, False, 1 - 3 / 5), Description("v1", 3, True, None))
+    rewritten = Rewriting(words_before=4, words_after=4, reworded=1)
+    assert found == (Description("v0", 4, False, 1 - 3 / 5, rewritten), Description("v1", 3, True))
 
 
 def test_a_measure_without_a_value_is_absent(tmp_path):

@@ -79,7 +79,7 @@ def test_tensorboard_can_never_stop_the_run(tmp_path: Path, caplog: pytest.LogCa
 
 def test_tensorboard_that_fails_later_is_switched_off_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING), MetricsWriter(tmp_path / "m.jsonl", tensorboard=tmp_path / "tb") as metrics:
-        metrics._events._writer.close()  # writing to a closed file is a ValueError
+        metrics._others["TensorBoard"]._writer.close()  # writing to a closed file is a ValueError
         for step in (1, 2):
             metrics.write(step, {"loss": 1.0})
     assert len(read_jsonl(tmp_path / "m.jsonl")) == 2 and len(caplog.records) == 1

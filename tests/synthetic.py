@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
+
+from isrdpo_jax.report.videos import Videos
 
 QUESTIONS = 12
 STAGES = ("collect", "pairs", "reference", "optimize", "evaluate")
@@ -20,6 +23,7 @@ def write_run(
     iterations: int = 3,
     seed: int = 0,
     evaluation: bool = True,
+    questions: int = QUESTIONS,
 ) -> Path:
     """Writes a finished run and returns its folder."""
     run = root / name
@@ -33,19 +37,28 @@ def write_run(
     _write(run / "config.yaml", yaml.safe_dump(config))
     if evaluation:
         _write_json(run / "iter_00/evaluation/summary.json", summary(0, seed, pairs=False))
+        _write_rows(run / "iter_00/evaluation/answers.jsonl", answers(0, seed))
     previous: dict[str, str] = {}
     for t in range(1, iterations + 1):
-        previous = write_iteration(run, t, previous, context=context, seed=seed, evaluation=evaluation)
+        options = {"context": context, "seed": seed, "evaluation": evaluation, "questions": questions}
+        previous = write_iteration(run, t, previous, **options)
     return run
 
 
 def write_iteration(
-    run: Path, t: int, previous: dict[str, str], *, context: str, seed: int, evaluation: bool = True
+    run: Path,
+    t: int,
+    previous: dict[str, str],
+    *,
+    context: str,
+    seed: int,
+    evaluation: bool = True,
+    questions: int = QUESTIONS,
 ) -> dict[str, str]:
     """Writes iteration t with all its stages; returns its descriptions by video."""
     folder, rng = run / f"iter_{t:02d}", np.random.default_rng((seed, t))
     responses, judgements, descriptions, pairs = [], [], [], []
-    for i in range(QUESTIONS):
+    for i in range(questions):
         id, video = f"q{i}", f"v{i // 2}"
         begin = f"The red circle moves left. <b>Also</b>, {id} of {t} in {run.name}"
         texts = [f"{begin}, answer {k}." + " More words." * ((i + k) % 3) for k in (0, 1)]
@@ -71,12 +84,12 @@ def write_iteration(
                     "chosen_tokens": [5, 2], "rejected_tokens": [6, 2], "margin": abs(margin),
                 }
             )  # fmt: skip
-    turns = {f"v{i}": ("up", "down")[(i + t) % 2] for i in range(QUESTIONS // 2)}
+    turns = {f"v{i}": ("up", "down")[(i + t) % 2] for i in range(questions // 2)}
     new = {video: f"A red circle moves left . A blue square moves {turn} ." for video, turn in turns.items()}
     for video, text in new.items():
         row = {"video": video, "text": text, "tokens": [4, 2], "finish": "stop", "previous": previous.get(video)}
         descriptions.append(row)
-    half = QUESTIONS // 2
+    half = questions // 2
     for kind, found in (("responses", responses), ("judgements", judgements)):
         _write_rows(folder / kind / "part-00000-00000.jsonl", found[:half])
         _write_rows(folder / kind / "part-00000-00001.jsonl", found[half:])
@@ -86,6 +99,7 @@ def write_iteration(
     _write_rows(folder / "metrics.jsonl", [metrics(step, t) for step in range(1, 15)])
     if evaluation:
         _write_json(folder / "evaluation/summary.json", summary(t, seed, pairs=True))
+        _write_rows(folder / "evaluation/answers.jsonl", answers(t, seed))
     for stage in STAGES:
         _write_json(folder / f"{stage}.manifest.json", {"stage": stage})
     return new if context != "none" else {}
@@ -132,7 +146,33 @@ def summary(t: int, seed: int, *, pairs: bool) -> dict[str, dict[str, float | in
     }
 
 
-def frames(run_dir: Path, video: str) -> np.ndarray:
+def answers(t: int, seed: int) -> list[dict[str, Any]]:
+    """evaluation/answers.jsonl of iteration t: a run of seed s says 2 s t words more."""
+    return [
+        {"id": f"webvid/{i}", "video": f"held-{i // 2}", "text": " ".join(["word"] * (10 + i + 2 * seed * t))}
+        for i in range(6)
+    ]
+
+
+def write_rejudged(run: Path, t: int, changed: dict[str, str], turned: int) -> None:
+    """What `isrdpo judge` keeps: the verdicts of iteration t, the first `turned` of them the other way round."""
+    found = [
+        json.loads(line) for part in sorted((run / f"iter_{t:02d}/judgements").iterdir()) for line in part.open()
+    ]
+    decided = [row for row in found if row["verdict"] is not None]
+    for row in decided[:turned]:
+        row["verdict"] = 1 - row["verdict"]
+    name = "_".join(f"{key}-{value}" for key, value in changed.items())
+    _write_rows(run / f"iter_{t:02d}/rejudged/{name}.jsonl", found)
+    _write_json(run / f"iter_{t:02d}/rejudged/{name}.json", {"changed": changed})
+
+
+def videos(run: Path) -> Videos:
+    """What is known of a run's videos: all look alike, the truth is not known."""
+    return Videos(frames)
+
+
+def frames(video: str) -> np.ndarray:
     """uint8 [8, 32, 32, 3]: a red disc that moves to the left over noise, as the shapes world draws it."""
     rng = np.random.default_rng(int(video[1:]))
     film = rng.normal(110, 12, (8, 32, 32, 3))
