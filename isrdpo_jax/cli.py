@@ -276,12 +276,22 @@ def plan(
 @app.command()
 def sweep(
     sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP", help="Such as configs/sweeps/beta.yaml.")],
+    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of the config that the sweep names.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Run the points of a grid in order and tabulate them; the same command again does only what is missing."""
-    from isrdpo_jax.sweep import run_sweep, sweep_table
+    """Run the points of a grid and tabulate them; again, or on another machine: what is missing; 2 if one failed."""
+    from isrdpo_jax.sweep.points import read_sweep
 
-    rows = run_sweep(sweep_file, console=console)
-    Console().print(sweep_table(rows))
+    grid = read_sweep(sweep_file, overrides or (), config)
+    from isrdpo_jax.sweep.results import sweep_table
+    from isrdpo_jax.sweep.running import run_sweep
+
+    rows = run_sweep(grid, console)
+    _emit(as_json, {"sweep": grid.name, "points": rows}, lambda: Console().print(sweep_table(grid, rows)))
+    _say(f"{grid.root}/index.html shows the points; sweep.csv and sweep.json beside it hold their figures.")
+    if failed := [row["point"] for row in rows if row["state"] not in ("done", "running")]:
+        raise DataError(f"{grid.name}: {len(failed)} of {len(rows)} points are not done: {', '.join(failed)}.")
 
 
 @app.command("import")
