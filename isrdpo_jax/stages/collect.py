@@ -32,8 +32,9 @@ from isrdpo_jax.stages.engine import (
     encode_frames,
     letter_logprobs,
     open_prefixes,
+    score_logprobs,
 )
-from isrdpo_jax.stages.judge import Case, Judgement, block, judge_by_letters, judge_by_text
+from isrdpo_jax.stages.judge import Case, Judgement, block, judge_by_letters, judge_by_rubric, judge_by_text
 from isrdpo_jax.stages.parts import discard_unfinished, finished, read_parts, wait_for_all
 from isrdpo_jax.stages.shares import Share, share_of
 
@@ -208,7 +209,11 @@ def make_case(
     if blocked:
         return case
     room = policy.config.llama.max_positions - policy.prefix_length - VERDICT_TOKENS
-    size = len(policy.tokenizer.encode_turn(policy.prompts.judge(question.text, *texts, context)))
+    if config.judge.mode == "rubric":
+        turns = [policy.prompts.rubric(question.text, text, context) for text in texts]
+    else:
+        turns = [policy.prompts.judge(question.text, *texts, context)]
+    size = max(len(policy.tokenizer.encode_turn(turn)) for turn in turns)
     return case if size <= room else Case(question.text, texts, context, "too_long")
 
 
@@ -225,6 +230,8 @@ def judge(
     """Verdicts on all pairs, both orders, in the configured mode."""
     if config.judge.mode == "letters":
         return judge_by_letters(cases, policy.prompts, config.judge, partial(letter_logprobs, policy, prefixes))
+    if config.judge.mode == "rubric":
+        return judge_by_rubric(cases, policy.prompts, config.judge, partial(score_logprobs, policy, prefixes))
     ids = [[q.id if q else "" for _ in range(2) for q in row] for row in asked]
     orders = [[order for order in range(2) for _ in row] for row in asked]
 
@@ -255,7 +262,8 @@ def judgement_row(video: Video, question: Question, context: str | None, judgeme
         "margin": judgement.margin,
         "context": context,
     }
-    return row if judgement.texts is None else row | {"texts": list(judgement.texts)}
+    more = {"texts": judgement.texts, "scores": judgement.scores, "said_score": judgement.said_score}
+    return row | {name: list(value) for name, value in more.items() if value is not None}
 
 
 def write_batch(layout: IterationLayout, process: int, number: int, batch: Batch) -> None:

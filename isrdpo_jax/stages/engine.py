@@ -150,8 +150,24 @@ def complete(
 
 def letter_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[str | None]]) -> np.ndarray:
     """log p(A), log p(B) behind each user turn: float32[b, r, 2]; rows of None are meaningless."""
-    prompts, lengths = _encode_turns(policy, turns, prefixes, 1, "judge prompt")
-    letters = put_whole(policy.mesh, np.asarray(policy.tokenizer.letter_ids, np.int32))
+    return _next_logprobs(policy, prefixes, turns, (), policy.tokenizer.letter_ids)
+
+
+def score_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[str | None]]) -> np.ndarray:
+    """Log-probs of the scores 1 to 5 behind each user turn: float32[b, r, 5]; rows of None are meaningless."""
+    return _next_logprobs(policy, prefixes, turns, *policy.tokenizer.score_ids)
+
+
+def _next_logprobs(
+    policy: Policy,
+    prefixes: KVCache,
+    turns: Sequence[Sequence[str | None]],
+    before: Sequence[int],
+    candidates: Sequence[int],
+) -> np.ndarray:
+    """Log-probs of tokens behind each user turn and the tokens `before`: float32[b, r, candidates]."""
+    prompts, lengths = _encode_turns(policy, turns, prefixes, 1, "judge prompt", before)
+    letters = put_whole(policy.mesh, np.asarray(candidates, np.int32))
     out = next_token_logprobs(
         policy.params,
         prefixes,
@@ -164,16 +180,24 @@ def letter_logprobs(policy: Policy, prefixes: KVCache, turns: Sequence[Sequence[
 
 
 def _encode_turns(
-    policy: Policy, turns: Sequence[Sequence[str | None]], prefixes: KVCache, room: int, what: str
+    policy: Policy,
+    turns: Sequence[Sequence[str | None]],
+    prefixes: KVCache,
+    room: int,
+    what: str,
+    behind: Sequence[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """int32[b, r, m] left-aligned tokens and int32[b, r] lengths; empty places have length 0.
 
     All processes give their arrays the width of the longest turn of any.
 
+    Args:
+        behind: further tokens behind every turn.
+
     Raises:
         DataError: that turn, and `room` tokens more, exceed the context window behind the prefix.
     """
-    encoded = [[[] if turn is None else policy.tokenizer.encode_turn(turn) for turn in row] for row in turns]
+    encoded = [[[] if t is None else [*policy.tokenizer.encode_turn(t), *behind] for t in row] for row in turns]
     longest = most(max(len(ids) for row in encoded for ids in row))
     policy.check_fits(prefixes.length, longest + room, what)
     width = bucket(longest)
