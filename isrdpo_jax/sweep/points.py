@@ -115,16 +115,23 @@ def read_sweep(path: Path, overrides: Iterable[str] = (), config: Path | None = 
 
 
 def label(value: Any) -> str:
-    """A value of the grid as tables show it; a config file by its name."""
+    """A value of the grid as tables show it; a config file by its name, a section by its values."""
     if isinstance(value, str) and value.endswith(".yaml"):
         return Path(value).stem
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {label(one)}" for key, one in value.items())
     return f"{value:.10g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def _name(values: Mapping[str, Any]) -> str:
     """The point's folder: `beta-0.1_context-fresh`."""
-    named = (label(v) if key == INCLUDE else f"{key.rpartition('.')[2]}-{label(v)}" for key, v in values.items())
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(named)).strip("-.")
+
+    def named(key: str, value: Any) -> str:
+        whole = key == INCLUDE or isinstance(value, dict)
+        return label(value) if whole else f"{key.rpartition('.')[2]}-{label(value)}"
+
+    joined = "_".join(named(key, value) for key, value in values.items())
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", joined).strip("-.")
 
 
 def _override(path: Path, key: str, value: Any) -> str:
