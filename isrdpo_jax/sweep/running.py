@@ -7,6 +7,7 @@ same command again does what is missing. What is the same in several points is m
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -20,8 +21,11 @@ from isrdpo_jax.sweep.points import Point, Sweep
 from isrdpo_jax.sweep.results import Row, failure_path, read_rows, write_results
 
 
-def run_sweep(sweep: Sweep, console: Console) -> list[Row]:
+def run_sweep(sweep: Sweep, console: Console, after_point: Callable[[], object] = lambda: None) -> list[Row]:
     """Brings every point to its end that nobody else is running.
+
+    Args:
+        after_point: called when the table has been brought up to date behind a point.
 
     Returns:
         One row per point, as `results.read_rows` gives them; they are written after every point.
@@ -38,6 +42,7 @@ def run_sweep(sweep: Sweep, console: Console) -> list[Row]:
             _run(sweep, point, console)
         finally:
             write_results(sweep)
+        after_point()
     write_results(sweep)
     return read_rows(sweep)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import re
+import sys
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -12,13 +15,12 @@ import pytest
 import yaml
 from rich.console import Console
 from tiny import assert_trees_equal
-from tiny_run import Lab, records, weights
+from tiny_run import Lab, on_one_device, records, weights
 
 from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.report.status import read_status, status_table
 from isrdpo_jax.runs.atomic import read_json
 from isrdpo_jax.runs.lock import RunLock
-from isrdpo_jax.runs.manifest import load_manifest
 from isrdpo_jax.sweep import running
 from isrdpo_jax.sweep.points import Sweep, read_sweep
 from isrdpo_jax.sweep.results import read_rows
@@ -32,56 +34,93 @@ def write_sweep(lab: Lab, **fields: object) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sweep(lab: Lab, finished) -> Path:
     del finished  # has prepared the data
     return write_sweep(lab, grid={"dpo.beta": [0.1, 0.3], "judge.tie_margin": [0.0, 1000.0]})
+
+
+@dataclass(frozen=True)
+class Made:
+    """A sweep that was run: its grid, what was returned, what the user was told."""
+
+    grid: Sweep
+    rows: list[dict]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def made(sweep: Path) -> Made:
+    said, grid = StringIO(), read_sweep(sweep)
+    with pytest.MonkeyPatch.context() as patch:
+        on_one_device(patch)
+        return Made(grid, run_sweep(grid, Console(file=said, width=200)), said.getvalue())
 
 
 def states(rows: list[dict]) -> dict[str, str]:
     return {row["point"]: row["state"] for row in rows}
 
 
-def test_a_failing_point_is_marked_and_what_is_the_same_is_made_once(lab: Lab, sweep: Path, one_device, isrdpo):
-    grid, said = read_sweep(sweep), StringIO()
-    rows = run_sweep(grid, Console(file=said, width=200))
-    done, _, shared, _ = rows
-    assert states(rows) == {
+def test_a_failing_point_is_marked_and_the_others_are_done(made: Made):
+    assert states(made.rows) == {
         "beta-0.1_tie_margin-0": "done",
         "beta-0.1_tie_margin-1000": "failed",
         "beta-0.3_tie_margin-0": "done",
         "beta-0.3_tie_margin-1000": "failed",
     }
-    assert re.match(r"0 of 40 questions gave a pair \(.*tie \d+\)", rows[1]["error"])
-    assert rows[1]["error"] in said.getvalue() and rows[0]["error"] is None
+    done, failed, *_ = made.rows
+    assert re.match(r"0 of 40 questions gave a pair \(.*tie \d+\)", failed["error"])
+    assert failed["error"] in made.said and done["error"] is None
+    check_written(made.grid, made.rows)
 
-    assert (done["made"], done["shared"]) == (
-        {"evaluate": 2, "collect": 1, "pairs": 1, "reference": 1, "optimize": 1},
-        {},
-    )
-    assert shared["shared"] == {"evaluate": 1, "collect": 1, "reference": 1}
-    assert shared["made"] == {"evaluate": 1, "pairs": 1, "optimize": 1}
-    assert [row["made"].get("collect", 0) for row in rows] == [1, 1, 0, 0], "a margin has a part in the verdicts"
-    point = grid.points[2].layout
-    origin = "beta-0.1_tie_margin-0/iter_01"
-    assert load_manifest(point.iteration(1).manifest("collect")).facts["shared_from"] == origin
-    status = read_status(point.root)
+
+def test_what_is_the_same_is_made_once_and_counted(made: Made):
+    first, _, point, _ = made.rows
+    assert first["made"] == {"evaluate": 2, "collect": 1, "pairs": 1, "reference": 1, "optimize": 1}
+    assert first["shared"] == {}
+    assert point["shared"] == {"evaluate": 1, "collect": 1, "reference": 1}
+    assert point["made"] == {"evaluate": 1, "pairs": 1, "optimize": 1}
+    assert [row["made"].get("collect", 0) for row in made.rows] == [1, 1, 0, 0], "a margin has a part in the verdicts"
+    layout, origin = made.grid.points[2].layout, "beta-0.1_tie_margin-0/iter_01"
+    status, said = read_status(layout.root), StringIO()
     assert status["rows"][1]["shared"] == {"collect": origin, "reference": origin}
     Console(file=said, width=200).print(status_table(status))
     assert "shared from other runs: evaluate 1, collect 1, reference 1" in said.getvalue()
 
-    check_written(grid, rows)
-    before = written(grid)
+
+def test_a_run_that_shares_is_the_run_that_makes_all_itself(lab: Lab, made: Made, one_device):
+    alone, point = lab.run("alone", "dpo.beta=0.3", "run.iterations=1").layout, made.grid.points[2].layout
+    mine, theirs = records(alone), records(point)
+    assert [name for name in mine if "manifest" not in name and mine[name] != theirs.get(name)] == []
+    assert_trees_equal(weights(alone.iteration(1)), weights(point.iteration(1)))
+
+
+def test_the_same_command_again_does_only_what_is_missing(sweep: Path, made: Made, one_device, isrdpo):
+    before = written(made.grid)
     again = isrdpo("sweep", sweep)
     assert again.code == 2 and "2 of 4 points are not done: beta-0.1_tie_margin-1000" in again.err.replace("\n", " ")
     assert "done 1/1" in again.out and "failed 1/1" in again.out
-    assert written(grid) == before, "finished points are finished, and of the others the collect"
-    assert read_rows(grid) == rows
+    assert written(made.grid) == before, "finished points are finished, and of the others the collect"
+    assert read_rows(made.grid) == made.rows
 
-    alone = lab.run("alone", "dpo.beta=0.3", "run.iterations=1").layout
-    mine, theirs = records(alone), records(point)
-    assert [name for name in mine if "manifest" not in name and mine[name] != theirs[name]] == []
-    assert_trees_equal(weights(alone.iteration(1)), weights(point.iteration(1)))
+
+def test_the_benchmark_of_the_embedded_world(sweep: Path, made: Made, one_device, tmp_path: Path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("embedded", Path(__file__).parents[2] / "benchmarks/embedded.py")
+    embedded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(embedded)
+    monkeypatch.setattr(sys, "argv", ["embedded.py", "--sweep", str(sweep), "--out", str(tmp_path), "--json"])
+    embedded.main()
+    one, other = json.loads(capsys.readouterr().out)["rows"]
+    assert read_json(tmp_path / "embedded.json")["rows"] == [one, other]
+    assert (one["case"], other["case"], one["seeds"], one["iterations"]) == ("0.1, 0", "0.3, 0", [0], 1)
+    for row, point in ((one, made.rows[0]), (other, made.rows[2])):
+        for name in embedded.FIGURES:
+            told = point["iterations"][1][name]
+            assert (row[name]["value"], row[name]["count"]) == (pytest.approx(told["value"]), told["count"])
+    assert "accuracy_gain" not in one
+    assert other["accuracy_gain"]["value"] == pytest.approx(other["accuracy"]["value"] - one["accuracy"]["value"])
+    lines = (tmp_path / "embedded.md").read_text().splitlines()
+    assert lines[2].startswith("| 0.1, 0 | 1 | 1 | ") and len({line.count("|") for line in lines}) == 1
 
 
 def check_written(grid: Sweep, rows: list[dict]) -> None:

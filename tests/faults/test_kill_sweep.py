@@ -1,4 +1,4 @@
-"""A sweep under kill -9 at random moments: the same command again, as often as it takes, ends in the same table."""
+"""A sweep under kill -9 at random moments, and made by two machines at once: it ends in the same table."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def work_done(folder: Path) -> int:
     return sum(name.endswith((".json", ".jsonl")) for _, _, names in os.walk(folder) for name in names)
 
 
-def start(lab: Lab, sweep: Path, runs: Path) -> subprocess.Popen[str]:
+def start(lab: Lab, sweep: Path, runs: Path, *overrides: str, said: str = "") -> subprocess.Popen[str]:
     """The sweep in a process of its own; much is compiled here and little computed."""
     environment = lab.environment() | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    with open(f"{runs}.said", "w") as said:
-        return lab.start("sweep", sweep, f"run.dir={runs}", stdout=said, stderr=said, env=environment)
+    with open(said or f"{runs}.said", "w") as out:
+        return lab.start("sweep", sweep, f"run.dir={runs}", *overrides, stdout=out, stderr=out, env=environment)
 
 
 def finish(lab: Lab, sweep: Path, runs: Path) -> Path:
@@ -61,9 +61,14 @@ def finish(lab: Lab, sweep: Path, runs: Path) -> Path:
     return runs / "beta"
 
 
+@pytest.fixture(scope="module")
+def whole(lab: Lab, sweep: Path) -> Path:
+    """The folder of a sweep that nothing disturbed."""
+    return finish(lab, sweep, lab.root / "whole")
+
+
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_in_the_same_table(lab: Lab, sweep: Path):
-    whole = finish(lab, sweep, lab.root / "whole")
+def test_killed_ten_times_it_ends_in_the_same_table(lab: Lab, sweep: Path, whole: Path):
     points = read_json(whole / "sweep.json")["points"]
     assert [row["state"] for row in points] == ["done"] * len(BETAS)
     assert [row["made"]["collect"] for row in points] == [3, 2, 2, 2]
@@ -82,3 +87,20 @@ def test_killed_ten_times_it_ends_in_the_same_table(lab: Lab, sweep: Path):
         child.kill()
         assert child.wait() == -signal.SIGKILL, Path(f"{runs}.said").read_text()
     assert table(finish(lab, sweep, runs)) == table(whole)
+
+
+@pytest.mark.slow
+def test_two_machines_take_different_points_and_share_what_is_the_same(lab: Lab, sweep: Path, whole: Path):
+    runs = lab.root / "together"
+    machines = [start(lab, sweep, runs, "run.iterations=1", said=f"{runs}_{i}.said") for i in (1, 2)]
+    assert [machine.wait(timeout=900) for machine in machines] == [0, 0]
+    points = read_json(runs / "beta/sweep.json")["points"]
+    assert [row["state"] for row in points] == ["done"] * len(BETAS)
+    for stage in ("collect", "reference"):
+        assert sum(row["made"].get(stage, 0) for row in points) == 1
+        assert sum(row["shared"].get(stage, 0) for row in points) == len(BETAS) - 1
+    alone = read_json(whole / "sweep.json")["points"]
+    assert [row["iterations"] for row in points] == [row["iterations"][:2] for row in alone]
+    said = [Path(f"{runs}_{i}.said").read_text() for i in (1, 2)]
+    trained = [text.count("optimize: updates") for text in said]
+    assert sum(trained) == len(BETAS) and min(trained) >= 1, "every point was trained once, and each machine took some"
