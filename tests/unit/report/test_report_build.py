@@ -203,3 +203,12 @@ def test_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither a config.yaml nor an iteration"):
         build_report([tmp_path / "empty"], tmp_path, synthetic.frames)
+
+
+def test_a_verdict_by_scores_is_shown_as_their_difference(runs, tmp_path):
+    for part in (runs[0] / "iter_01/judgements").glob("*.jsonl"):
+        scored = [row | {"log_odds": None, "margin": 1.25, "verdict": 0, "reason": "ok"} for row in read([part])]
+        part.write_text("".join(json.dumps(row) + "\n" for row in scored))
+    shown = build(runs[:1], tmp_path)
+    assert "Score 1 − score 2" in shown.text and 1.25 in shown.values
+    assert "Not judged: ok" not in shown.text

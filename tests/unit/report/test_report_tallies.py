@@ -55,6 +55,12 @@ def test_what_was_not_asked_is_no_verdict():
     assert (panel.invalid.value, panel.flips.value, panel.flips.count) == (1.0, None, 0)
 
 
+def test_scores_are_verdicts_without_orders():
+    scored = [Judgement("0", "v", (), 1.5, 0, "ok", (3, 4)), Judgement("1", "v", (), 0.0, None, "tie", (3, 4))]
+    panel = judge_panel(iteration([*scored, judgement("2", reason="identical")]))
+    assert (panel.judged, panel.ties.value, panel.margin.value, panel.flips.count) == (2, 0.5, 0.75, 0)
+
+
 def test_pair_counts_add_up():
     judged = [judgement("0", (1.0, 1.0), 0), judgement("1", (1.0, 1.0), 0), judgement("2", reason="tie")]
     judged.append(judgement("3", reason="unheard of"))
