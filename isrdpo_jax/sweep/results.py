@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from isrdpo_jax.errors import CheckpointError, RunLockedError
+from isrdpo_jax.errors import CheckpointError, ConfigError, RunLockedError
 from isrdpo_jax.report.measures import BY_KEY, DASH
 from isrdpo_jax.report.status import read_status
 from isrdpo_jax.runs.atomic import read_json, write_json, write_text
@@ -90,13 +90,13 @@ def _row(point: Point) -> Row:
     row: Row = {"point": point.name, "values": point.values, "state": "waiting", "error": None}
     row |= {"iteration": 0, "of": point.config.run.iterations, "made": {}, "shared": {}, "iterations": []}
     if point.layout.config.exists():
-        status = read_status(point.layout.root)
-        state = "done" if status["state"] == "finished" else status["state"]
-        counts = {name: status["stages"][name] for name in ("made", "shared")}
-        row |= {"state": state, "iteration": status["iteration"], **counts}
         try:
+            status = read_status(point.layout.root)
+            state = "done" if status["state"] == "finished" else status["state"]
+            counts = {name: status["stages"][name] for name in ("made", "shared")}
+            row |= {"state": state, "iteration": status["iteration"], **counts}
             row["iterations"] = list(_figures(point.layout))
-        except CheckpointError as error:  # for the point's own run to stop at; the others' figures stand
+        except (CheckpointError, ConfigError) as error:  # for the point's own run to stop at; the others' figures stand
             row |= {"state": "damaged", "error": str(error)}
     if row["state"] in ("waiting", "stopped") and failure_path(point).exists():
         row |= {"state": "failed", "error": read_json(failure_path(point))["error"]}

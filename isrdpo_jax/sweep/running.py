@@ -35,9 +35,6 @@ def run_sweep(sweep: Sweep, console: Console, after_point: Callable[[], object] 
     """
     for number, point in enumerate(sweep.points, 1):
         console.rule(f"{sweep.name}: {point.name}, {number} of {len(sweep.points)}")
-        if is_finished(point):
-            console.print(f"{point.layout.root} is done.", highlight=False, soft_wrap=True)
-            continue
         try:
             _run(sweep, point, console)
         finally:
@@ -58,8 +55,11 @@ def is_finished(point: Point) -> bool:
 
 def _run(sweep: Sweep, point: Point, console: Console) -> None:
     siblings = [other.layout for other in sweep.points if other is not point]
-    failure_path(point).unlink(missing_ok=True)
     try:
+        if is_finished(point):
+            console.print(f"{point.layout.root} is done.", highlight=False, soft_wrap=True)
+            return
+        failure_path(point).unlink(missing_ok=True)
         run(point.config, console=console, shared=SharedStages(sweep.root / "claims", siblings))
     except StoppedError:
         raise

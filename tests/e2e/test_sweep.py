@@ -170,6 +170,19 @@ def test_any_error_of_a_point_spares_the_others_and_a_request_to_stop_does_not(l
     assert [row["state"] for row in others] == ["waiting", "waiting"]
 
 
+def test_a_damaged_point_spares_the_others(lab: Lab, monkeypatch):
+    grid = read_sweep(write_sweep(lab, name="damaged", grid={"dpo.beta": [0.1, 0.2]}))
+    damaged, other = (point.layout for point in grid.points)
+    damaged.root.mkdir(parents=True)
+    damaged.config.write_text("run: [")
+    seen = []
+    played(monkeypatch, lambda config, **options: seen.append(config.dpo.beta))
+    rows = run_sweep(grid, Console(quiet=True))
+    assert states(rows) == {"beta-0.1": "damaged", "beta-0.2": "waiting"} and seen == [0.2]
+    assert str(damaged.config) in rows[0]["error"] and damaged.config.read_text() == "run: ["
+    assert not other.root.exists()
+
+
 def test_a_point_that_another_machine_runs_is_passed_over(lab: Lab, finished, one_device):
     del finished
     grid = read_sweep(write_sweep(lab, name="two", grid={"dpo.beta": [0.1, 0.3]}), ["run.iterations=1"])
