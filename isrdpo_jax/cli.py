@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from isrdpo_jax.cli_common import AsJson, ConfigPath, Model, Overrides, Visual, console, emit, say
+from isrdpo_jax.cli_data import data_app
 from isrdpo_jax.errors import DataError, IsrdpoError
-
-if TYPE_CHECKING:
-    from isrdpo_jax.data.budget import Budget
-    from isrdpo_jax.schema import Config, ModelConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -26,24 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="ISR-DPO: iterative self-retrospective preference training of video language models.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: prepare and look at them.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/shapes.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Override values, such as dpo.beta=0.2.")
-]
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A packaged policy, a policy folder, a run, or a run's iter_TT.")
-]
-Visual = Annotated[
-    Path, typer.Argument(metavar="VIDEO|IMAGE", help="A video file, a folder of frames, or an image file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
-
-console = Console(stderr=True)
 
 
 def main() -> None:
@@ -54,13 +36,6 @@ def main() -> None:
     except IsrdpoError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-
-
-def _emit(as_json: bool, value: dict[str, Any], show: Callable[[], None]) -> None:
-    if as_json:
-        print(json.dumps(value, allow_nan=False))
-    else:
-        show()
 
 
 @app.command("run")
@@ -113,7 +88,7 @@ def status(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: AsJson 
     from isrdpo_jax.report.status import read_status, status_table
 
     found = read_status(run)
-    _emit(as_json, found, lambda: Console().print(status_table(found)))
+    emit(as_json, found, lambda: Console().print(status_table(found)))
 
 
 @app.command()
@@ -148,7 +123,7 @@ def ask(
     answer = answer_question(
         model, video, question, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, prompts_dir=prompts
     )
-    _emit(as_json, answer, lambda: print(answer["text"]))
+    emit(as_json, answer, lambda: print(answer["text"]))
 
 
 @app.command()
@@ -164,7 +139,7 @@ def score(
     from isrdpo_jax.stages.questions import score_response
 
     scored = score_response(model, video, prompt, response, prompts_dir=prompts)
-    _emit(as_json, scored, lambda: print(f"{scored['logprob']:.6f} nats over {len(scored['tokens'])} tokens"))
+    emit(as_json, scored, lambda: print(f"{scored['logprob']:.6f} nats over {len(scored['tokens'])} tokens"))
 
 
 @app.command()
@@ -186,7 +161,7 @@ def judge(
         table.add_row("same verdict", "", _cell(found["same_verdict"]))
         Console().print(table)
 
-    _emit(as_json, found, show)
+    emit(as_json, found, show)
 
 
 @app.command()
@@ -201,7 +176,7 @@ def agree(
     from isrdpo_jax.evaluation.agree import agreement_table
 
     found = compare(run, iteration, labels)
-    _emit(as_json, found, lambda: Console().print(agreement_table(found)))
+    emit(as_json, found, lambda: Console().print(agreement_table(found)))
 
 
 def _cell(value: Any) -> str:
@@ -233,7 +208,7 @@ def eval_command(
 
     folder = out or Path("evaluations") / config.stem
     summary = evaluate([*(against or ()), subject], loaded.config, folder, console)
-    _emit(as_json, summary, lambda: Console().print(evaluation_tables(summary)))
+    emit(as_json, summary, lambda: Console().print(evaluation_tables(summary)))
 
 
 @app.command()
@@ -272,10 +247,10 @@ def plan(
     counts = Counts(videos, questions, turn_tokens, response_tokens, description_tokens, kept)
     planned = subject(loaded, topology, counts, price)
     if sweep_mesh:
-        plans = sweep_meshes(planned, on_plan=lambda one: _say(sweep_line(one)), skip=lambda why: _say(f"  {why}"))
-        _emit(as_json, {"topology": topology, "plans": plans}, lambda: Console().print(sweep_table(plans)))
+        plans = sweep_meshes(planned, on_plan=lambda one: say(sweep_line(one)), skip=lambda why: say(f"  {why}"))
+        emit(as_json, {"topology": topology, "plans": plans}, lambda: Console().print(sweep_table(plans)))
         return
-    found = make_plan(planned, on_program=lambda row: _say(progress_line(row)))
+    found = make_plan(planned, on_program=lambda row: say(progress_line(row)))
     if took:
         units = planned_units(found, loaded)
         found["measured"] = {stage: {**one, "planned_seconds": units[stage]} for stage, one in took.items()}
@@ -285,18 +260,28 @@ def plan(
         if took:
             Console().print(measured_table(found["measured"]))
 
-    _emit(as_json, found, show)
+    emit(as_json, found, show)
 
 
 @app.command()
 def sweep(
     sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP", help="Such as configs/sweeps/beta.yaml.")],
+    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of the config that the sweep names.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Run the points of a grid in order and tabulate them; the same command again does only what is missing."""
-    from isrdpo_jax.sweep import run_sweep, sweep_table
+    """Run the points of a grid and tabulate them; again, or on another machine: what is missing; 2 if one failed."""
+    from isrdpo_jax.sweep.points import read_sweep
 
-    rows = run_sweep(sweep_file, console=console)
-    Console().print(sweep_table(rows))
+    grid = read_sweep(sweep_file, overrides or (), config)
+    from isrdpo_jax.sweep.results import sweep_table
+    from isrdpo_jax.sweep.running import run_sweep
+
+    rows = run_sweep(grid, console)
+    emit(as_json, {"sweep": grid.name, "points": rows}, lambda: Console().print(sweep_table(grid, rows)))
+    say(f"{grid.root}/index.html shows the points; sweep.csv and sweep.json beside it hold their figures.")
+    if failed := [row["point"] for row in rows if row["state"] not in ("done", "running")]:
+        raise DataError(f"{grid.name}: {len(failed)} of {len(rows)} points are not done: {', '.join(failed)}.")
 
 
 @app.command("import")
@@ -315,10 +300,10 @@ def import_command(
         source,
         out,
         settings=settings or (),
-        say=_say,
+        say=say,
         check_tokenizer=lambda folder, model: check_tokenizer(folder, model.llama.vocab_size),
     )
-    _say(f'{out} is done. Ask it with: isrdpo ask {out} VIDEO "QUESTION"')
+    say(f'{out} is done. Ask it with: isrdpo ask {out} VIDEO "QUESTION"')
 
 
 @app.command("export")
@@ -335,103 +320,8 @@ def export_command(
     from isrdpo_jax.weights.export_hf import export_folder
     from isrdpo_jax.weights.policy_folder import find_policy
 
-    export_folder(find_policy(model), out, layout=layout, dtype=dtype, force=force, say=_say)
-    _say(f"{out} is done.")
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-@data_app.command("build")
-def data_build(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Prepare the config's splits: decode every video once, into ArrayRecord."""
-    from isrdpo_jax.config import load_config
-    from isrdpo_jax.data.loader import configured_splits, open_split
-    from isrdpo_jax.weights.policy_folder import find_policy
-
-    loaded = load_config(config, overrides or ()).config
-    vision = loaded.model.vision if loaded.model else find_policy(loaded.start).config.vision
-    for split in configured_splits(loaded):
-        source = open_split(loaded, split, num_frames=vision.num_frames)
-        skipped = ", ".join(f"{reason} {n}" for reason, n in source.skips.items()) or "none"
-        console.print(f"{split}: {len(source)} videos in {source.folder}; skipped: {skipped}", highlight=False)
-
-
-@data_app.command("check")
-def data_check(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    largest: Annotated[int, typer.Option(min=1, help="How many of the longest prompts are named.")] = 5,
-    as_json: AsJson = False,
-) -> None:
-    """Look for bad rows, unreadable videos and prompts that are too long, before anything is computed."""
-    from isrdpo_jax.config import load_config
-    from isrdpo_jax.data.check import check_data, check_table
-
-    loaded = load_config(config, overrides or ()).config
-    model, budget = _budget(loaded)
-    found = check_data(loaded, budget, num_frames=model.vision.num_frames, largest=largest)
-    _emit(as_json, found, lambda: Console().print(check_table(found)))
-    if not found["ok"]:
-        sys.exit(DataError.exit_code)
-
-
-@data_app.command("preview")
-def data_preview(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    split: Annotated[Literal["train", "eval"], typer.Option()] = "train",
-    count: Annotated[int, typer.Option(min=1, help="Videos.")] = 3,
-    html: Annotated[Path | None, typer.Option(help="Write a page instead.")] = None,
-) -> None:
-    """Show what the model will see: frames, rendered prompts, tokens of every part."""
-    from isrdpo_jax.config import load_config
-    from isrdpo_jax.data.preview import as_html, for_terminal, preview
-    from isrdpo_jax.runs.atomic import write_text
-
-    loaded = load_config(config, overrides or ()).config
-    model, budget = _budget(loaded)
-    frames, size = model.vision.num_frames, model.vision.image_size
-    previews = preview(loaded, split, budget, num_frames=frames, image_size=size, count=count)
-    if html is None:
-        terminal = Console()
-        terminal.print(for_terminal(previews, budget, thumbnails=terminal.is_terminal))
-    else:
-        write_text(html, as_html(previews, budget, f"{config.name}: {split}"))
-        _say(f"{html}")
-
-
-def _budget(config: Config) -> tuple[ModelConfig, Budget]:
-    """The model that a config runs or trains, and its context window; no device is touched."""
-    from isrdpo_jax.data.budget import make_budget
-    from isrdpo_jax.data.prompts import load_prompts
-    from isrdpo_jax.data.tokens import load_tokenizer
-    from isrdpo_jax.stages.collect import VERDICT_TOKENS
-    from isrdpo_jax.weights.policy_folder import find_policy, packaged_tokenizer
-
-    if config.model is not None:
-        model, tokenizer = config.model, packaged_tokenizer(config.start)
-    else:
-        policy = find_policy(config.start)
-        model, tokenizer = policy.config, policy.tokenizer_folder
-    prompts = load_prompts(config.prompts.dir)
-    return model, make_budget(config, model, prompts, load_tokenizer(tokenizer), verdict=VERDICT_TOKENS)
-
-
-@data_app.command("export-pairs")
-def data_export_pairs(
-    run: Annotated[Path, typer.Argument(metavar="RUN")],
-    iteration: Annotated[int, typer.Argument(metavar="ITER", min=1)],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The JSONL to write.")],
-    pair_format: Annotated[Literal["trl", "llamafactory", "ms-swift"], typer.Option("--format")] = "trl",
-) -> None:
-    """Write the preference pairs of an iteration for another trainer."""
-    from isrdpo_jax.data.export_pairs import export_pairs
-
-    found = export_pairs(run, iteration, out, pair_format)
-    left_out = f"; {found['left_out']} left out for a literal <video> or <image>" if found["left_out"] else ""
-    _say(f"{out}: {found['pairs']} pairs{left_out}.")
+    export_folder(find_policy(model), out, layout=layout, dtype=dtype, force=force, say=say)
+    say(f"{out} is done.")
 
 
 @app.command("doctor")
@@ -446,7 +336,7 @@ def doctor_command(
 
     findings = examine(load_config(config, overrides or ()).config if config else None)
     found = summary(findings)
-    _emit(as_json, found, lambda: Console().print(table(findings)))
+    emit(as_json, found, lambda: Console().print(table(findings)))
     if not found["ok"]:
         sys.exit(DataError.exit_code)
 
@@ -465,7 +355,7 @@ def config_show(config: ConfigPath, overrides: Overrides = None, as_json: AsJson
             table.add_row(key, json.dumps(entry["value"], ensure_ascii=False), entry["origin"])
         Console().print(table)
 
-    _emit(as_json, {"hash": semantic_hash(loaded.config), "values": values}, show)
+    emit(as_json, {"hash": semantic_hash(loaded.config), "values": values}, show)
 
 
 @config_app.command("reference")

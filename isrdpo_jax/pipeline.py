@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from isrdpo_jax.runs.lock import RunLock
 from isrdpo_jax.runs.manifest import Manifest, digest_of, load_verified
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.runs.processes import any_says, first_says, gather, in_first, is_first, meet, several
+from isrdpo_jax.runs.shared_stages import SharedStages, content_digest
 from isrdpo_jax.runs.watchdog import Watchdog
 from isrdpo_jax.schema import Config
 from isrdpo_jax.session import Session
@@ -49,10 +51,19 @@ Rows = list[dict[str, Any]]
 Summary = dict[str, dict[str, Any]]
 
 
-def run(config: Config, *, until: Stage | None = None, console: Console | None = None) -> RunLayout:
+def run(
+    config: Config,
+    *,
+    until: Stage | None = None,
+    console: Console | None = None,
+    shared: SharedStages | None = None,
+) -> RunLayout:
     """Brings the run to its end, or iteration 1 and all that is unfinished up to the stage `until`.
 
     Several processes (`runs.processes.join`) do it together, when each of them calls this with the same config.
+
+    Args:
+        shared: the stages that other runs have made, or are making, and that need not be made again.
 
     Raises:
         IsrdpoError: with what to do; what is on disk stays usable and the same call goes on.
@@ -70,6 +81,7 @@ def run(config: Config, *, until: Stage | None = None, console: Console | None =
         StopSignal("the same command", any_says) as stop,
         in_first(RunLock(layout.lock)),
         Watchdog(stall_s) as watchdog,
+        shared or nullcontext(),
     ):
         first_says(lambda: _claim(config, layout))
         frames = start.config.vision.num_frames
@@ -79,7 +91,9 @@ def run(config: Config, *, until: Stage | None = None, console: Console | None =
         # Not before: another configuration may cure data that is refused.
         first_says(lambda: write_text(layout.config, dump_yaml(config)))
         watchdog.feed()  # not before: preparing data may take hours
-        session = Session(config, semantic_hash(config), layout, console, stop, watchdog, prompts, train, heldout)
+        session = Session(
+            config, semantic_hash(config), layout, console, stop, watchdog, prompts, train, heldout, shared
+        )
         first = layout.iteration(0)
         _begin(session, start, mesh)
         policy = open_policy(
@@ -174,12 +188,12 @@ def _iteration(session: Session, layout: IterationLayout, policy: Policy, until:
     made = _collect(session, layout, policy)
     if until == "collect":
         return policy
-    made = _pairs(session, layout, policy, made)
+    _pairs(session, layout, policy, made)
     if until == "pairs":
         return policy
     pairs = PairSet.of(first_says(lambda: read_jsonl(layout.pairs)), policy)
     reference = _reference_policy(session, layout, policy)
-    made = _reference(session, layout, reference, pairs, made)
+    made = _reference(session, layout, reference, pairs)
     if until == "reference":
         return policy
     policy = _optimize(session, layout, policy, reference.digest, pairs, made)
@@ -197,7 +211,7 @@ def _collect(session: Session, layout: IterationLayout, policy: Policy) -> Manif
         "data": source.digest,
         "prompts": policy.prompts.digest,
         "tokenizer": policy.tokenizer.digest,
-        "previous": first_says(lambda: _digest_of_stage(session, layout.index - 1)) if layout.index > 1 else "",
+        "previous": first_says(lambda: _digest_of_previous(session, layout)),
     }
     if done := session.done(layout, "collect", inputs):
         return done
@@ -229,10 +243,12 @@ def _previous_descriptions(session: Session, layout: IterationLayout) -> dict[st
     return {row["video"]: row["text"] for row in rows}
 
 
-def _digest_of_stage(session: Session, iteration: int, stage: Stage = "collect") -> str:
-    return digest_of(
-        load_verified(session.layout.iteration(iteration).manifest(stage), session.config.checkpoint.verify)
-    )
+def _digest_of_previous(session: Session, layout: IterationLayout) -> str:
+    """Digest of all c_{t-1}; empty in the first iteration."""
+    if layout.index == 1:
+        return ""
+    path = session.layout.iteration(layout.index - 1).manifest("collect")
+    return content_digest(load_verified(path, session.config.checkpoint.verify), "descriptions")
 
 
 def _pairs(session: Session, layout: IterationLayout, policy: Policy, collected: Manifest) -> Manifest:
@@ -260,12 +276,10 @@ def _reference_policy(session: Session, layout: IterationLayout, policy: Policy)
     return open_policy(first, policy.mesh, session.prompts, verify=session.config.checkpoint.verify)
 
 
-def _reference(
-    session: Session, layout: IterationLayout, reference: Policy, pairs: PairSet, made: Manifest
-) -> Manifest:
+def _reference(session: Session, layout: IterationLayout, reference: Policy, pairs: PairSet) -> Manifest:
     config = session.config
     belongs = identity(reference.digest, reference, pairs, config.dpo)
-    inputs = {"pairs_stage": digest_of(made), **belongs}
+    inputs = {"data": session.train.digest, **belongs}  # the pairs by their content, whichever run made them
     if done := session.done(layout, "reference", inputs):
         return done
     order = epoch_order(len(pairs), config.run.seed, layout.index, epoch=0)
@@ -337,7 +351,13 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     """Held-out answers of the policy, and (behind iteration 0) the iteration's pairs and judge."""
     config, source = session.config, session.heldout
     assert source is not None
-    inputs = {"policy": policy.digest, "data": source.digest}
+    inputs = {
+        "policy": policy.digest,
+        "data": source.digest,
+        "prompts": policy.prompts.digest,
+        "tokenizer": policy.tokenizer.digest,
+        "pairs_stage": first_says(lambda: _digest_of_pairs(session, layout)),
+    }
     if session.done(layout, "evaluate", inputs):
         return
     batches = collecting.batch_ranges(len(source), config.collect.batch_videos)
@@ -349,6 +369,13 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
     session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")
     session.stop.check()
+
+
+def _digest_of_pairs(session: Session, layout: IterationLayout) -> str:
+    """Digest of the pairs' manifest, which names the collect that they were made from; empty at the start."""
+    if layout.index == 0:
+        return ""
+    return digest_of(load_verified(layout.manifest("pairs"), session.config.checkpoint.verify))
 
 
 def _write_evaluation(session: Session, layout: IterationLayout, answers: Rows, descriptions: Rows) -> Summary:

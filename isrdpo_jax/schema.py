@@ -253,8 +253,9 @@ class DescribeConfig(Section):
 
 
 class JudgeConfig(Section):
-    mode: Literal["letters", "text"] = Field(
-        "letters", description="Log-probs of the two answer letters, or a generated verdict."
+    mode: Literal["letters", "text", "rubric"] = Field(
+        "letters",
+        description="Log-probs of the two answer letters, a generated verdict, or a score of each response, 1 to 5.",
     )
     context: Literal["retrospective", "fresh", "none"] = Field(
         "retrospective", description="ISR-DPO | describe without c_{t-1} | the self-rewarding baseline."
@@ -263,10 +264,10 @@ class JudgeConfig(Section):
         "true", description="Control: does the judge look at the video?"
     )
     inconsistent: Literal["average", "drop"] = Field(
-        "average", description="When the two orders disagree: average their log-odds, or drop the pair."
+        "average", description="letters, text: when the two orders disagree, average their log-odds, or drop the pair."
     )
     tie_margin: NonNegativeFloat = Field(
-        0.0, description="An averaged |log-odds| under this is a tie and gives no pair."
+        0.0, description="An averaged |log-odds| (rubric: difference of scores) under this is a tie and gives no pair."
     )
 
 

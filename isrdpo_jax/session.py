@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import sleep
 from typing import Any
 
 from rich.console import Console
@@ -18,9 +19,12 @@ from isrdpo_jax.runs.layout import IterationLayout, RunLayout, Stage
 from isrdpo_jax.runs.manifest import Manifest, load_verified, write_manifest
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.runs.processes import first_says, is_first, meet
+from isrdpo_jax.runs.shared_stages import WITHOUT_PART, SharedStages, shared_from
 from isrdpo_jax.runs.watchdog import Watchdog
 from isrdpo_jax.schema import Config
 from isrdpo_jax.stages.engine import Engine
+
+_PAUSE_S = 1.0  # between two looks at a sibling that is making what this run needs
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Session:
     prompts: Prompts
     train: VideoSource
     heldout: VideoSource | None
+    shared: SharedStages | None = None
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -87,14 +92,32 @@ class Session:
             yield lambda: bar.advance(task)
 
     def done(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
-        """The manifest of a finished stage, if it was made from these inputs.
+        """The manifest of a finished stage, if it was made from these inputs; here, or by a run that shares it.
 
         Raises:
             CheckpointError: a file of the stage is not what was written.
             DataError: it was made from other inputs.
         """
         self.watchdog.feed()
-        return first_says(lambda: self._done(layout, stage, inputs))
+        done = first_says(lambda: self._done(layout, stage, inputs))
+        return done or (self._taken(layout, stage, inputs) if self.shared and stage in WITHOUT_PART else None)
+
+    def _taken(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
+        """The manifest of a stage that a sibling has made, once it is in place here; none when it is ours to make."""
+        shared, waiting = self.shared, False
+        assert shared is not None
+        while True:
+            taken, ours = first_says(lambda: shared.take_or_claim(self.config, layout, stage, inputs, self.config_hash))
+            if taken:
+                self.say(f"  {stage}: shared from {shared_from(taken)}")
+            if taken or ours:
+                return taken
+            if not waiting:
+                self.say(f"  {stage}: another run of the sweep is making it; waiting for that")
+            waiting = True
+            sleep(_PAUSE_S)
+            self.watchdog.feed()
+            self.stop.check()
 
     def _done(self, layout: IterationLayout, stage: Stage, inputs: Mapping[str, str]) -> Manifest | None:
         path = layout.manifest(stage)
@@ -113,8 +136,9 @@ class Session:
         """Writes the manifest of a stage, when all processes have written what is theirs."""
         self.watchdog.feed()
         meet()
-        return first_says(
-            lambda: write_manifest(
+
+        def write() -> Manifest:
+            manifest = write_manifest(
                 layout.manifest(stage),
                 stage=stage,
                 iteration=layout.index,
@@ -123,4 +147,8 @@ class Session:
                 inputs=inputs,
                 **facts,
             )
-        )
+            if self.shared:
+                self.shared.release()
+            return manifest
+
+        return first_says(write)

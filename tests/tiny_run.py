@@ -117,8 +117,8 @@ class Lab:
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         """`isrdpo ARGUMENTS` in a process of its own."""
         command = [sys.executable, "-m", "isrdpo_jax", *map(str, arguments)]
-        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen(command, env=self.environment(), cwd=self.root, text=True, **piped)
+        usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.environment()}
+        return subprocess.Popen(command, cwd=self.root, text=True, **(usual | options))
 
     def isrdpo(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end, which has this exit code and no traceback."""

@@ -70,9 +70,9 @@ class Budget:
         yield Turn("answer", answer, self._tokens(answer), 0, written)
         if not heldout:
             told = config.judge.context != "none"
-            text = prompts.judge(question, RESPONSE_A, RESPONSE_B, CONTEXT if told else None)
-            bare = prompts.judge(question, "", "", "" if told else None)
-            later = 2 * config.sampling.max_new_tokens + told * config.describe.max_new_tokens
+            text, responses = self._judge(question, RESPONSE_A, RESPONSE_B, CONTEXT if told else None)
+            bare, _ = self._judge(question, "", "", "" if told else None)
+            later = responses * config.sampling.max_new_tokens + told * config.describe.max_new_tokens
             yield Turn("judge", text, self._tokens(bare), later, self.verdict)
 
     def of_video(self) -> Iterator[Turn]:
@@ -84,6 +84,12 @@ class Budget:
             yield Turn("describe", text, self._tokens(text), 0, written)
         if config.judge.context == "retrospective" and config.run.iterations > 1:
             yield Turn("retrospect", prompts.describe(PREVIOUS), self._tokens(prompts.describe("")), written, written)
+
+    def _judge(self, question: str, a: str, b: str, context: str | None) -> tuple[str, int]:
+        """The turn that asks for a verdict, and how many responses stand in it."""
+        if self.config.judge.mode == "rubric":
+            return self.prompts.rubric(question, a, context), 1
+        return self.prompts.judge(question, a, b, context), 2
 
     def _tokens(self, turn: str) -> int:
         return len(self.tokenizer.encode_turn(turn))

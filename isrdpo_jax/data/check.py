@@ -35,6 +35,8 @@ def check_data(config: Config, budget: Budget, *, num_frames: int, largest: int)
     """
     if config.judge.mode == "letters":
         _ = budget.tokenizer.letter_ids  # refuses a tokenizer that splits them
+    if config.judge.mode == "rubric":
+        _ = budget.tokenizer.score_ids
     splits = {split: _check(config, split, budget, num_frames, largest) for split in configured_splits(config)}
     problems = [f"{name}: {problem}" for name, split in splits.items() for problem in split["problems"]]
     return {

@@ -23,6 +23,8 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "retrospect": frozenset({"previous"}),
     "judge": frozenset({"context", "question", "response_a", "response_b"}),
     "judge_plain": frozenset({"question", "response_a", "response_b"}),
+    "rubric": frozenset({"context", "question", "response"}),
+    "rubric_plain": frozenset({"question", "response"}),
 }
 
 
@@ -45,6 +47,8 @@ class Prompts:
     retrospect_template: str
     judge_template: str
     judge_plain_template: str
+    rubric_template: str
+    rubric_plain_template: str
 
     @property
     def prefix_text(self) -> str:
@@ -84,6 +88,13 @@ class Prompts:
         else:
             text, spans = _fill(self.judge_template, context=context, **values)
         return JudgeTurn(text, spans["response_a"], spans["response_b"])
+
+    def rubric(self, question: str, response: str, context: str | None) -> str:
+        """Asks how many of five points a response earns; without a context, from the video alone."""
+        check_text(question, "the question")
+        if context is None:
+            return _fill(self.rubric_plain_template, question=question, response=response)[0]
+        return _fill(self.rubric_template, context=context, question=question, response=response)[0]
 
 
 def load_prompts(folder: str | None = None) -> Prompts:

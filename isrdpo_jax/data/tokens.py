@@ -20,6 +20,7 @@ from isrdpo_jax.errors import DataError
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
 _CUE = "ASSISTANT:"  # what every response continues
+SCORES = (1, 2, 3, 4, 5)
 
 
 class Tokenizer:
@@ -71,6 +72,23 @@ class Tokenizer:
     def letter_ids(self) -> tuple[int, int]:
         """The tokens of " A" and " B" at the beginning of a response."""
         return self.word_id(" A"), self.word_id(" B")
+
+    @property
+    def score_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The scores 1 to 5 at the beginning of a response: the tokens that all begin with, and the last one of each.
+
+        LLaMA's tokenizer splits the leading space from a digit.
+
+        Raises:
+            DataError: a score takes more tokens than another.
+        """
+        scores = [self._continuation(str(score)) for score in SCORES]
+        before = scores[0][:-1]
+        if any(ids[:-1] != before for ids in scores) or len({ids[-1] for ids in scores}) < len(SCORES):
+            raise DataError(
+                "the tokenizer does not give every score from 1 to 5 one token; judge.mode=rubric needs it."
+            )
+        return tuple(before), tuple(ids[-1] for ids in scores)
 
     def word_id(self, word: str) -> int:
         """The one token of a word with its leading space, as the continuation of a text.

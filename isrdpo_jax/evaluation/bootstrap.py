@@ -128,6 +128,51 @@ def paired_difference(
     return Estimate(value, totals.shape[1], low, high)
 
 
+def crossed_interval(
+    sums: np.ndarray,
+    counts: np.ndarray,
+    samples: int,
+    seed: int,
+    *,
+    other: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Estimate:
+    """A ratio of sums over runs that were evaluated on the same videos; every draw takes some runs and some videos.
+
+    Runs and videos are drawn independently (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 1(2), 2007), so that the
+    interval holds for other seeds as well as for other videos. Of a few runs it is a rough one.
+
+    Args:
+        sums: float [runs, videos], numerators. counts: float or int [runs, videos], denominators.
+        samples: how many times runs and videos are drawn.
+        other: sums and counts of what is subtracted, of the same runs (by seed) and videos.
+
+    Returns:
+        The ratio, or the difference of the two; `count` is the sum of the denominators.
+    """
+    tables = [np.asarray(table, np.float64) for table in (sums, counts, *(other or ()))]
+    runs, videos = tables[0].shape
+    if any(table.shape != (runs, videos) for table in tables):
+        raise ValueError(f"tables of shapes {[table.shape for table in tables]}")
+
+    def statistic(of_runs: np.ndarray, of_videos: np.ndarray) -> np.ndarray:
+        totals = [np.einsum("dr,rv,dv->d", of_runs, table, of_videos) for table in tables]
+        return _ratio(*totals[:2]) - (_ratio(*totals[2:]) if other else 0.0)
+
+    value = float(statistic(np.ones((1, runs)), np.ones((1, videos)))[0])
+    if not np.isfinite(value):
+        return NOTHING
+    count = round(float(tables[1].sum()))
+    if videos < 2:
+        return Estimate(value, count, None, None)
+    rng = np.random.default_rng(seed)
+    of_runs = rng.multinomial(runs, np.full(runs, 1 / runs), size=samples)
+    of_videos = rng.multinomial(videos, np.full(videos, 1 / videos), size=samples)
+    drawn = statistic(of_runs, of_videos)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [tail, 1 - tail])
+    return Estimate(value, count, float(low), float(high))
+
+
 def _totals_by_group(groups: Sequence, *columns: np.ndarray) -> np.ndarray:
     """float64 [columns, groups]: each column summed within every group, groups in sorted order."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]

@@ -100,8 +100,10 @@ def make_workload(
     prefix = 1 + tokens_of(prompts.prefix_text)  # BOS
     looks_back, is_told = config.judge.context == "retrospective", config.judge.context != "none"
     describe = tokens_of(prompts.turn(prompts.describe("" if looks_back else None)))
-    judge = tokens_of(prompts.turn(prompts.judge("", "", "", "" if is_told else None)))
-    judge += counts.turn_tokens + 2 * response + (description if is_told else 0)
+    context, alone = "" if is_told else None, config.judge.mode == "rubric"
+    asked = prompts.rubric("", "", context) if alone else prompts.judge("", "", "", context)
+    judge = tokens_of(prompts.turn(asked)) + counts.turn_tokens
+    judge += (1 if alone else 2) * response + (description if is_told else 0)
     length = prefix + model.vision.tokens_per_video
     room = model.llama.max_positions - length
 

@@ -53,7 +53,8 @@ REASON_TEXTS = {
     "invalid": "the verdict could not be parsed",
     "inconsistent": "the two orders disagree",
     "empty": "a response is empty",
-    "too_long": "the judge's prompt is longer than the context window",
+    "too_long": "a prompt is longer than the context window, or than collect.turn_tokens",
+    "no_context": "the description could not be made",
 }
 
 

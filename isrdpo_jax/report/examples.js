@@ -144,7 +144,7 @@ function put(name, value) { waiting.get(name)(value); }
 
   function verdict({ orders, said, figures }, winner, reason) {
     const parts = [];
-    if (orders.length) {
+    if (orders.length || figures[MARGIN] !== null) {
       const list = el("dl", { class: "verdict" });
       orders.forEach((odds, i) => {
         const p = 1 / (1 + Math.exp(-odds));
@@ -154,7 +154,8 @@ function put(name, value) { waiting.get(name)(value); }
             el("i", { style: `--from: ${100 * Math.min(p, 0.5)}%; --size: ${100 * Math.abs(p - 0.5)}%` })),
           el("dd", null, `${signed(odds)} → ${odds ? `response ${odds > 0 ? 1 : 2}, ${percent(Math.max(p, 1 - p))}` : "neither"}`));
       });
-      if (figures[MARGIN] !== null) list.append(el("dt", null, "Mean"), el("dd"),
+      if (figures[MARGIN] !== null) list.append(
+        el("dt", null, orders.length ? "Mean" : "Score 1 − score 2"), el("dd"),
         el("dd", null, el("b", null, signed(figures[MARGIN])), winner === null ? " → no preference" : ` → response ${winner + 1}`));
       parts.push(list);
     } else parts.push(missing(`Not judged: ${manifest.reasons[reason] || reason}.`));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from isrdpo_jax.runs.atomic import read_json
 from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage, batch_of, manifest_path
 from isrdpo_jax.runs.lock import lock_holder
 from isrdpo_jax.runs.manifest import load_manifest
+from isrdpo_jax.runs.shared_stages import shared_from
 
 
 def read_status(run: Path) -> dict[str, Any]:
@@ -46,6 +48,10 @@ def read_status(run: Path) -> dict[str, Any]:
         "data": facts.get("data"),
         "videos": facts.get("videos"),
         "skipped": facts.get("skips", {}),
+        "stages": {
+            "made": dict(Counter(stage for row in rows for stage in row["done"] if stage not in row["shared"])),
+            "shared": dict(Counter(stage for row in rows for stage in row["shared"])),
+        },
         "rows": rows,
     }
 
@@ -67,6 +73,7 @@ def _iteration(layout: IterationLayout, reference: str, stages: Sequence[Stage])
     return {
         "iteration": t,
         "done": list(manifests),
+        "shared": {stage: origin for stage, manifest in manifests.items() if (origin := shared_from(manifest))},
         "next": missing[0] if missing else None,
         "policy": f"π_{t}" if t else None,
         "reference": (f"π_{t}" if reference == "previous" else "π_1") if t else None,
@@ -89,9 +96,12 @@ def status_table(status: dict[str, Any]) -> Group:
     data = Text(
         f"start {status['start']}; data {str(status['data'])[:12]}, {status['videos']} videos; skipped: {skipped}"
     )
+    made, shared = (", ".join(f"{s} {n}" for s, n in status["stages"][name].items()) for name in ("made", "shared"))
+    stages = Text(f"stages made here: {made or 'none'}" + (f"; shared from other runs: {shared}" if shared else ""))
     table = Table("iteration", "policy", "reference", "done", "pairs kept", "dropped")
     for row in status["rows"]:
         dropped = ", ".join(f"{reason} {count}" for reason, count in row["dropped"].items())
         kept = "" if row["kept"] is None else str(row["kept"])
-        table.add_row(str(row["iteration"]), row["policy"], row["reference"], " ".join(row["done"]), kept, dropped)
-    return Group(head, data, table)
+        done = " ".join(f"{stage}*" if stage in row["shared"] else stage for stage in row["done"])
+        table.add_row(str(row["iteration"]), row["policy"], row["reference"], done, kept, dropped)
+    return Group(head, data, stages, table)

@@ -13,7 +13,7 @@ from isrdpo_jax.report.retrospection import Rewriting
 
 T = TypeVar("T", Rewriting, Revision)
 
-REASONS = ("tie", "identical", "unfinished", "invalid", "inconsistent", "empty", "too_long")
+REASONS = ("tie", "identical", "unfinished", "invalid", "inconsistent", "empty", "too_long", "no_context")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class JudgePanel:
         longer_wins: share of the decided pairs of unequal length whose longer response (words) wins.
         ties: share of the judged pairs that end as ties.
         invalid: share of the judged pairs whose verdict could not be parsed.
-        margin: mean |margin| of the pairs that have one, nats.
+        margin: mean |margin| of the pairs that have one: nats, or points of a rubric.
         right: share of the verdicts that are those of the truth, where one response is truly better.
     """
 
@@ -102,7 +102,7 @@ def pair_counts(iteration: Iteration) -> PairCounts:
 
 def judge_panel(judgements: Sequence[Judgement]) -> JudgePanel:
     """A judge's habits, over the questions that it was really asked."""
-    judged = [judgement for judgement in judgements if judgement.log_odds or judgement.reason == "invalid"]
+    judged = [j for j in judgements if j.log_odds or j.margin is not None or j.reason == "invalid"]
     both = [judgement.log_odds for judgement in judged if len(judgement.log_odds) == 2]
     decided = [(j.words, j.verdict) for j in judged if j.words and j.words[0] != j.words[1] and j.verdict is not None]
     # Order 1 shows y1 as A, order 2 shows it as B, so a positive log-odds says A in the first and B in the second.

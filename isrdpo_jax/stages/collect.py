@@ -22,7 +22,16 @@ from isrdpo_jax.runs.atomic import write_jsonl
 from isrdpo_jax.runs.layout import IterationLayout
 from isrdpo_jax.schema import Config, DescribeConfig, JudgeConfig, SamplingConfig
 from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Look, Say, Sight, Weigh
-from isrdpo_jax.stages.judge import Case, Judgement, block, both_orders, judge_by_letters, judge_by_text
+from isrdpo_jax.stages.judge import (
+    Case,
+    Judgement,
+    block,
+    both_orders,
+    each_alone,
+    judge_by_letters,
+    judge_by_rubric,
+    judge_by_text,
+)
 from isrdpo_jax.stages.parts import discard_unfinished, finished, read_parts, wait_for_all
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.shares import share_of
@@ -216,12 +225,11 @@ def make_case(
 def judge(
     policy: Policy, video: Video, cases: Sequence[Case], config: JudgeConfig
 ) -> Generator[Any, list[Any], list[Judgement]]:
-    """Verdicts on all pairs of a video, asked in both orders in the configured mode; part of a dialogue."""
-    turns = [both_orders(case, policy.prompts) if case.blocked is None else () for case in cases]
-    asked: list[Say | Weigh] = [
-        Weigh(turn, policy.tokenizer.letter_ids)
-        if config.mode == "letters"
-        else Say(turn, question.id, VERDICT, "judge", order)
+    """Verdicts on all pairs of a video in the configured mode, two turns each; part of a dialogue."""
+    turns_of = each_alone if config.mode == "rubric" else both_orders
+    turns = [turns_of(case, policy.prompts) if case.blocked is None else () for case in cases]
+    asked = [
+        _ask_verdict(policy, turn, question.id, order, config)
         for question, both in zip(video.questions, turns, strict=True)
         for order, turn in enumerate(both)
     ]
@@ -231,14 +239,24 @@ def judge(
         if case.blocked is not None:
             return Judgement(None, case.blocked)
         first, second = next(said), next(said)
-        if config.mode == "letters":
-            fits = first is not None and second is not None
-            return judge_by_letters((first, second), config) if fits else Judgement(None, "too_long")
-        if "too_long" in (first.finish, second.finish):
+        if config.mode == "text":
+            if "too_long" in (first.finish, second.finish):
+                return Judgement(None, "too_long")
+            return judge_by_text((first.text, second.text), config)
+        if first is None or second is None:
             return Judgement(None, "too_long")
-        return judge_by_text((first.text, second.text), config)
+        return (judge_by_rubric if config.mode == "rubric" else judge_by_letters)((first, second), config)
 
     return [one(case) for case in cases]
+
+
+def _ask_verdict(policy: Policy, turn: str, question: str, order: int, config: JudgeConfig) -> Say | Weigh:
+    if config.mode == "text":
+        return Say(turn, question, VERDICT, "judge", order)
+    if config.mode == "letters":
+        return Weigh(turn, policy.tokenizer.letter_ids)
+    begun, scores = policy.tokenizer.score_ids
+    return Weigh(turn, scores, begun)
 
 
 def response_row(video: Video, question: Question, pair: Sequence[Completion]) -> Row:
@@ -261,7 +279,8 @@ def judgement_row(video: Video, question: Question, context: str | None, judgeme
         "margin": judgement.margin,
         "context": context,
     }
-    return row if judgement.texts is None else row | {"texts": list(judgement.texts)}
+    more = {"texts": judgement.texts, "scores": judgement.scores, "said_score": judgement.said_score}
+    return row | {name: list(value) for name, value in more.items() if value is not None}
 
 
 def write_batch(layout: IterationLayout, process: int, number: int, rows: Rows) -> None:

@@ -81,10 +81,15 @@ class Say:
 
 @dataclass(frozen=True)
 class Weigh:
-    """A user turn, and tokens of which one may come next: the answer is their log-probs, float32[candidates]."""
+    """A user turn, and tokens of which one may come next: the answer is their log-probs, float32[candidates].
+
+    Attributes:
+        begun: tokens with which the reply begins, before that one.
+    """
 
     turn: str
     candidates: tuple[int, ...]
+    begun: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -500,7 +505,7 @@ class Engine:
                 return []
             guest.answers = [None] * len(asked)
             for number, one in enumerate(asked):
-                ids = self.policy.tokenizer.encode_turn(one.turn)
+                ids = [*self.policy.tokenizer.encode_turn(one.turn), *(one.begun if isinstance(one, Weigh) else ())]
                 if isinstance(one, Say):
                     fits = len(ids) <= self._turn_tokens and bucket(len(ids)) + one.decoding.max_new_tokens <= self.room
                     guest.answers[number] = None if fits else Completion("", (), "too_long")

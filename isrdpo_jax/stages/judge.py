@@ -1,4 +1,4 @@
-"""Which of two responses is better: asked in both orders, decided from the two answers alone.
+"""Which of two responses is better: asked in both orders, or for a score of each; decided from the answers alone.
 
 Whatever says the verdicts, the rules here decide from what was said alone, so that they can be proven with judges that
 always say A, always say B, or know the truth.
@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from isrdpo_jax.data.prompts import Prompts
+from isrdpo_jax.data.tokens import SCORES
 from isrdpo_jax.schema import JudgeConfig
 
 Reason = Literal[
@@ -35,13 +36,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Judgement:
-    """log_odds: nats in favour of response 0, for the orders (0, 1) and (1, 0). verdict: the preferred response."""
+    """A verdict and what it comes from.
+
+    Attributes:
+        verdict: the preferred response.
+        log_odds: nats in favour of response 0, for the orders (0, 1) and (1, 0).
+        margin: their mean; where scores were asked for, the difference of the two.
+        texts: what a judge wrote.
+        scores: of the two responses, points.
+        said_score: the probability that the judge answers with a score at all, for each response.
+    """
 
     verdict: int | None
     reason: Reason
     log_odds: tuple[float, float] | None = None
     margin: float | None = None
     texts: tuple[str, str] | None = None
+    scores: tuple[float, float] | None = None
+    said_score: tuple[float, float] | None = None
 
 
 def block(texts: Sequence[str], finishes: Sequence[str], keep_unfinished: bool) -> Reason | None:
@@ -81,6 +93,25 @@ def judge_by_text(texts: tuple[str, str], config: JudgeConfig) -> Judgement:
     return replace(decide((first, -second), config), texts=texts)
 
 
+def each_alone(case: Case, prompts: Prompts) -> tuple[str, str]:
+    """User turns that ask for a score of response 0, and of response 1."""
+    first, second = (prompts.rubric(case.question, response, case.context) for response in case.responses)
+    return first, second
+
+
+def judge_by_rubric(logprobs: Sequence[np.ndarray], config: JudgeConfig) -> Judgement:
+    """The verdict from log p(1) … log p(5) behind the turns of `each_alone`: by the mean score.
+
+    A mean has no need of sampling, and tells responses apart whose likeliest score is the same.
+    """
+    said = np.asarray(logprobs, np.float64)
+    with np.errstate(invalid="ignore"):  # where no score is likely at all
+        shares = np.exp(said - np.logaddexp.reduce(said, axis=-1, keepdims=True))
+    first, second = (float(score) for score in shares @ np.asarray(SCORES, np.float64))
+    mass = tuple(float(one) for one in np.exp(said).sum(-1))
+    return decide_by_scores((first, second), (mass[0], mass[1]), config)
+
+
 def parse_verdict(text: str) -> Literal["A", "B"] | None:
     """The letter that a generated verdict begins with."""
     match = _VERDICT.match(text.strip())
@@ -97,3 +128,13 @@ def decide(log_odds: tuple[float, float], config: JudgeConfig) -> Judgement:
     if margin == 0 or abs(margin) < config.tie_margin:
         return Judgement(None, "tie", log_odds, margin)
     return Judgement(0 if margin > 0 else 1, "ok", log_odds, margin)
+
+
+def decide_by_scores(scores: tuple[float, float], said_score: tuple[float, float], config: JudgeConfig) -> Judgement:
+    """The rule of two scores: the higher one. A small difference is a tie, and what is no number is invalid."""
+    if not np.isfinite(scores).all():
+        return Judgement(None, "invalid")
+    margin = scores[0] - scores[1]
+    if margin == 0 or abs(margin) < config.tie_margin:
+        return Judgement(None, "tie", None, margin, None, scores, said_score)
+    return Judgement(0 if margin > 0 else 1, "ok", None, margin, None, scores, said_score)

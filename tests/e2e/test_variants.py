@@ -8,13 +8,14 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_run import ITERATIONS, VIDEOS, Lab, Ran, records, rows, weights
+from tiny_run import ITERATIONS, QUESTIONS, VIDEOS, Lab, Ran, records, rows, weights
 
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.evaluation.rejudge import rejudge
 from isrdpo_jax.runs.atomic import read_jsonl
 from isrdpo_jax.runs.layout import STAGES, IterationLayout
 from isrdpo_jax.runs.manifest import load_manifest
+from isrdpo_jax.stages.questions import score_response
 from isrdpo_jax.weights.policy_folder import find_policy
 
 PROMPTS = load_prompts()
@@ -97,6 +98,30 @@ def test_verdicts_by_text(retrospective, listen):
         assert (row["reason"], row["verdict"]) == expected, row["texts"]
     assert {"ok", "tie"} <= {row["reason"] for row in judged}  # what is invalid depends on the weights
     assert len(read_jsonl(run.layout.iteration(1).pairs)) == sum(row["reason"] == "ok" for row in judged)
+
+
+def test_verdicts_by_a_score_for_each_response(lab: Lab, retrospective, one_device, tmp_path):
+    # The packaged rubric is longer than the tiny policy's context window.
+    (tmp_path / "rubric.txt").write_text("Description: {context}\nQuestion: {question}\nResponse: {response}\nPoints?")
+    run = lab.run("rubric", "judge.mode=rubric", f"prompts.dir={tmp_path}", *ONCE)
+    assert same_answers(run, retrospective.run)
+    one, prompts = run.layout.iteration(1), load_prompts(str(tmp_path))
+    scored = [row for row in rows(one, "judgements") if "scores" in row]
+    assert len(scored) > QUESTIONS / 4
+    for row in scored:
+        first, second = row["scores"]
+        assert 1 <= min(first, second) <= max(first, second) <= 5 and row["log_odds"] is None
+        assert (row["verdict"], row["margin"]) == (0 if first > second else 1, first - second)
+    assert len(read_jsonl(one.pairs)) == sum(row["verdict"] is not None for row in rows(one, "judgements"))
+
+    judged = scored[0]
+    (asked,) = (row for row in rows(one, "responses") if row["id"] == judged["id"])
+    (video,) = lab.root.glob(f"data/*/videos/train_*/{judged['video']}.mp4")
+    turn = prompts.rubric(asked["question"], asked["responses"][1]["text"], judged["context"])
+    of_each = [score_response(str(run.layout.root / "iter_00"), video, turn, str(n))["per_token"] for n in range(1, 6)]
+    said = np.exp([one[-2] for one in of_each])  # the last one is EOS
+    np.testing.assert_allclose(said.sum(), judged["said_score"][1], rtol=1e-4)
+    np.testing.assert_allclose(said @ np.arange(1, 6) / said.sum(), judged["scores"][1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("video", ["blank", "shuffled"])

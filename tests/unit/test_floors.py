@@ -24,7 +24,7 @@ FLOORS = {
     **dict.fromkeys(["evaluation", "plan"], 5),
     **dict.fromkeys(["report", "session", "start_policy", "doctor", "pipeline"], 6),
     "sweep": 7,
-    **dict.fromkeys(["cli", "__main__"], 8),
+    **dict.fromkeys(["cli", "cli_common", "cli_data", "__main__"], 8),
 }
 DEVICE_CODE = {"sharding", "ops", "models", "programs"}
 HOST_ONLY = {"os", "io", "sys", "pathlib", "shutil", "tempfile", "subprocess", "logging", "random", "time", "threading"}

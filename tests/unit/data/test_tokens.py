@@ -10,7 +10,7 @@ import pytest
 import isrdpo_jax
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.data.shapes_world import vocabulary
-from isrdpo_jax.data.tokens import load_tokenizer
+from isrdpo_jax.data.tokens import SCORES, load_tokenizer
 from isrdpo_jax.errors import DataError
 
 FOLDER = Path(isrdpo_jax.__file__).parent / "weights" / "shapes" / "tokenizer"
@@ -82,6 +82,20 @@ def test_the_response_continues_the_turn(tokenizer):
     assert together[: len(turn) + len(response) - 1] == turn + response[:-1]
     a, b = tokenizer.letter_ids
     assert a != b and tokenizer.encode_response("A") == [a, tokenizer.eos_id]
+
+
+def test_scores_are_told_apart_by_their_last_token(tokenizer):
+    """As in LLaMA, the leading space is a token of its own, in front of every digit."""
+    before, scores = tokenizer.score_ids
+    assert len(set(scores)) == 5
+    for score, last in zip(SCORES, scores, strict=True):
+        assert tokenizer.encode_response(str(score)) == [*before, last, tokenizer.eos_id]
+
+
+def test_scores_of_several_tokens_are_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr("isrdpo_jax.data.tokens.SCORES", (1, 2, 3, 4, 10))
+    with pytest.raises(DataError, match="judge.mode=rubric"):
+        _ = tokenizer.score_ids
 
 
 def test_offsets_are_characters_of_the_user_turn(tokenizer):

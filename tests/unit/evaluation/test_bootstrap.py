@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from isrdpo_jax.evaluation.bootstrap import NOTHING, Estimate, mean_interval, paired_difference
+from isrdpo_jax.evaluation.bootstrap import NOTHING, Estimate, crossed_interval, mean_interval, paired_difference
 
 
 def test_value_is_the_ratio_of_sums_not_the_mean_of_ratios():
@@ -109,3 +109,39 @@ def test_paired_difference_without_a_common_video_is_nothing():
         np.ones(2), np.array([1, 0]), np.ones(2), np.array([0, 1]), ["a", "b"], samples=10, seed=0
     )
     assert nothing == NOTHING
+
+
+def test_runs_that_agree_leave_the_spread_of_the_videos():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 2, 200).astype(float)
+    crossed = crossed_interval(np.stack([one] * 3), np.ones((3, 200)), samples=4000, seed=0)
+    alone = mean_interval(one, np.ones(200), list(range(200)), samples=4000, seed=0)
+    assert (crossed.value, crossed.count) == (pytest.approx(alone.value), 600)
+    assert (crossed.low, crossed.high) == pytest.approx((alone.low, alone.high), abs=0.01)
+
+
+def test_runs_that_differ_widen_the_interval():
+    """Of two runs with means 0 and 1 on every video, a draw takes twice the first in a quarter of the cases."""
+    crossed = crossed_interval(np.array([[0.0] * 50, [1.0] * 50]), np.ones((2, 50)), samples=1000, seed=0)
+    assert (crossed.value, crossed.low, crossed.high) == (0.5, 0.0, 1.0)
+
+
+def test_a_crossed_value_is_a_ratio_of_sums():
+    crossed = crossed_interval(np.array([[1.0, 0.0]]), np.array([[1.0, 9.0]]), samples=200, seed=0)
+    assert (crossed.value, crossed.count) == (pytest.approx(0.1), 10)
+
+
+def test_a_crossed_difference_takes_the_same_runs_and_videos_on_both_sides():
+    rng = np.random.default_rng(0)
+    sums, counts = rng.random((3, 40)), np.ones((3, 40))
+    better = crossed_interval(sums + 0.25, counts, samples=500, seed=0, other=(sums, counts))
+    assert (better.value, better.low, better.high) == pytest.approx((0.25, 0.25, 0.25))
+    other = crossed_interval(sums, counts, samples=500, seed=0, other=(sums[:, ::-1], counts))
+    assert other.value == pytest.approx(0) and other.low < -0.05 and other.high > 0.05
+
+
+def test_crossed_tables_of_other_shapes_are_refused_and_nothing_counted_is_none():
+    with pytest.raises(ValueError, match="shapes"):
+        crossed_interval(np.zeros((2, 3)), np.ones((3, 2)), samples=10, seed=0)
+    assert crossed_interval(np.zeros((2, 3)), np.zeros((2, 3)), samples=10, seed=0) == NOTHING
+    assert crossed_interval(np.ones((2, 1)), np.ones((2, 1)), samples=10, seed=0) == Estimate(1.0, 2, None, None)

@@ -30,6 +30,12 @@ def test_a_judge_reads_question_responses_and_description():
     assert work().judge_tokens > 64 + 2 * 256 + 256 > work(alone).judge_tokens > 64 + 2 * 256
 
 
+def test_a_rubric_reads_one_response_at_a_time():
+    rubric = CONFIG.model_copy(update={"judge": CONFIG.judge.model_copy(update={"mode": "rubric"})})
+    longer = work(rubric, response_tokens=200).judge_tokens - work(rubric, response_tokens=100).judge_tokens
+    assert longer == 100 and work(rubric).judge_tokens > 64 + 256 + 256
+
+
 def test_a_retrospective_description_reads_the_last_one():
     fresh = CONFIG.model_copy(update={"judge": CONFIG.judge.model_copy(update={"context": "fresh"})})
     assert work().describe_tokens > 256 > work(fresh).describe_tokens

@@ -16,7 +16,9 @@ from isrdpo_jax.stages.judge import (
     block,
     both_orders,
     decide,
+    each_alone,
     judge_by_letters,
+    judge_by_rubric,
     judge_by_text,
     parse_verdict,
 )
@@ -50,6 +52,17 @@ def by_text(answer: Callable[[str, str], str], cases=CASES, **settings) -> list[
     def judge(case: Case) -> Judgement:
         first, second = (answer(*shown(turn)) for turn in both_orders(case, PROMPTS))
         return judge_by_text((first, second), JudgeConfig(mode="text", **settings))
+
+    return [[case and judge(case) for case in row] for row in cases]
+
+
+def by_rubric(score: Callable[[str], list[float]], cases=CASES, **settings) -> list[list[Judgement | None]]:
+    """A judge that gives each response probabilities of the scores 1 to 5."""
+
+    def judge(case: Case) -> Judgement:
+        with np.errstate(divide="ignore"):
+            said = [np.log(score(re.search(r"Response: (.*)\n", turn)[1])) for turn in each_alone(case, PROMPTS)]
+        return judge_by_rubric(said, JudgeConfig(mode="rubric", **settings))
 
     return [[case and judge(case) for case in row] for row in cases]
 
@@ -182,6 +195,47 @@ def test_parse_verdict(text: str, verdict: str | None):
 )
 def test_what_blocks_a_pair(texts, finishes, keep_unfinished, reason):
     assert block(texts, finishes, keep_unfinished) == reason
+
+
+def fair(response: str) -> list[float]:
+    """Four points for what is true and two for what is false; one time in five it says something else."""
+    return [0, 0, 0, 0.8, 0] if response == TRUE else [0, 0.8, 0, 0, 0]
+
+
+def test_the_higher_score_wins():
+    judged = by_rubric(fair)
+    assert verdicts(judged) == TRUTH and reasons(judged) == {"ok"}
+    assert judged[0][0] == Judgement(
+        0, "ok", None, pytest.approx(2), None, pytest.approx((4, 2)), pytest.approx((0.8, 0.8))
+    )
+    assert judged[0][1].scores == pytest.approx((2, 4)) and judged[0][1].margin == pytest.approx(-2)
+
+
+def test_a_score_is_the_mean_of_all_that_the_judge_might_say():
+    """So responses differ whose likeliest score is the same, and how often it says a score at all has no part in it."""
+    judged = by_rubric(lambda response: [0, 0, 0.2, 0.5, 0.3] if response == TRUE else [0, 0.01, 0.02, 0.05, 0.02])
+    assert verdicts(judged) == TRUTH
+    assert judged[0][0].scores == pytest.approx((4.1, 3.8)) and judged[0][0].said_score == pytest.approx((1.0, 0.1))
+
+
+def test_equal_scores_are_a_tie_and_a_small_difference_is_one_where_it_is_asked_for():
+    assert reasons(by_rubric(lambda response: [0, 0, 1, 0, 0])) == {"tie"}
+    assert reasons(by_rubric(fair, tie_margin=2.1)) == {"tie"}
+    assert verdicts(by_rubric(fair, tie_margin=1.9)) == TRUTH
+
+
+@pytest.mark.parametrize("nothing", [[0.0] * 5, [np.nan] * 5])
+def test_a_judge_that_cannot_say_a_score_is_invalid_and_not_a_tie(nothing: list[float]):
+    for score in (lambda response: nothing, lambda response: nothing if response == TRUE else fair(response)):
+        judged = by_rubric(score)
+        assert reasons(judged) == {"invalid"} and verdicts(judged) == [[None, None], [None, None]]
+
+
+def test_the_rubric_shows_one_response_at_a_time():
+    first, second = each_alone(Case("Where to?", (TRUE, FALSE), "a context"), PROMPTS)
+    assert TRUE in first and FALSE not in first and "a context" in first and "from 1 to 5" in first
+    assert FALSE in second and TRUE not in second and "a context" in second
+    assert "Description" not in PROMPTS.rubric("Why?", "So.", None)
 
 
 def test_each_order_shows_the_context_and_swaps_the_responses():

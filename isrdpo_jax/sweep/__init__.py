@@ -1,0 +1,1 @@
+"""Grids of runs: their points, who runs them, and what comes of them."""
