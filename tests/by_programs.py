@@ -43,7 +43,7 @@ def say_greedily(
     prefixes = place_prefixes(prefixes, prefix, np.zeros(videos, np.int32))
     slots = empty(abstract_slots(config, mesh, videos, 1, width + new, new))
     each = (videos, 1)
-    greedy = Style(*(np.zeros(each, np.float32) for _ in Style._fields))
+    greedy = Style(*(np.zeros(each, np.int32 if name == "top_k" else np.float32) for name in Style._fields))
     nobody = np.zeros(each, np.uint32)
     start = Start(np.zeros(each, np.int32), np.full(each, new, np.int32), nobody, nobody, nobody, greedy)
     asked = Prompts(np.zeros(videos, np.int32), prompts[:, None], lengths[:, None])

@@ -42,7 +42,11 @@ class UsefulFlops:
         return _tower(self._model.vision) * videos
 
     def prefill(self, videos: int) -> Flops:
-        return (self._projector() + self._decoder(self._prefix, 0)) * videos
+        """Keys and values of all layers; what the last layer would say is not wanted."""
+        llama = self._model.llama
+        keys = 2.0 * self._prefix * llama.hidden_size * 2 * llama.num_kv_heads * llama.head_dim
+        others = self._decoder(self._prefix, 0, llama.num_layers - 1)
+        return (self._projector() + others + Flops(keys, 0.0)) * videos
 
     def read(self, rows: int, turn: int) -> Flops:
         """Rows of a prompt of `turn` tokens behind a prefix, each with the logits of what comes next."""
@@ -73,13 +77,13 @@ class UsefulFlops:
         d = self._model.llama.hidden_size
         return Flops(2.0 * self._visual * (self._model.vision.hidden_size * d + d * d), 0.0)
 
-    def _decoder(self, positions: int, behind: int) -> Flops:
-        """Consecutive positions, each of which sees `behind` others, the earlier ones and itself."""
+    def _decoder(self, positions: int, behind: int, layers: int | None = None) -> Flops:
+        """Consecutive positions, each of which sees `behind` others, the earlier ones and itself; in all layers."""
         llama = self._model.llama
         d, q, kv = llama.hidden_size, llama.num_heads * llama.head_dim, llama.num_kv_heads * llama.head_dim
         layer = d * (2 * q + 2 * kv) + 3 * d * llama.intermediate_size
         seen = positions * behind + positions * (positions + 1) / 2
-        return Flops(2.0 * layer * positions, 4.0 * q * seen) * llama.num_layers
+        return Flops(2.0 * layer * positions, 4.0 * q * seen) * (llama.num_layers if layers is None else layers)
 
     def _head(self, predictions: int) -> Flops:
         return Flops(2.0 * self._model.llama.hidden_size * self._model.llama.vocab_size * predictions, 0.0)

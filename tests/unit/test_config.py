@@ -114,7 +114,7 @@ def test_true_is_a_word_where_it_is_a_choice_and_nowhere_else(write):
         ("dppo.beta=1", "did you mean dpo?"),
         ("model.llama.num_layer=1", "num_layer (override) is not a key; did you mean model.llama.num_layers?"),
         ("dpo.temperature=1", "did you mean sampling.temperature or describe.temperature?"),
-        ("dpo.batch_videos=1", "did you mean collect.batch_videos or evaluation.batch_videos"),
+        ("dpo.batch_videos=1", "did you mean collect.batch_videos"),
         ("learning_rte=1", "did you mean dpo.learning_rate or sft.phases.N.learning_rate?"),
         ("inclood=a.yaml", "did you mean include?"),
         ("judge.zzz=1", "judge has mode, context, video, inconsistent, tie_margin"),

@@ -61,7 +61,7 @@ def test_a_query_that_sees_nothing_gives_no_nan():
     assert np.isfinite(attend(q, k, v, jnp.zeros((1, 2, 3), bool))).all()
 
 
-@pytest.mark.parametrize("block", [1, 5, 17, 100])
+@pytest.mark.parametrize("block", [5, 17, 100])
 def test_causal_blocks_are_the_whole_square(block: int):
     """Values and gradients, under the mask of packed rows."""
     segments = jnp.array([[0] * 9 + [1] * 4 + [2] * 4, [0] * 8 + [PADDING] + [1] * 3 + [2] * 3 + [PADDING] * 2])

@@ -86,7 +86,10 @@ def test_retrospection_counts_descriptions_that_saw_one_before():
     assert (found.revision.before, found.revision.after) == ((2, 3), (3, 4))
     assert retrospection(iteration(descriptions=described[:1])).revision is None
 def test_scores_are_verdicts_without_orders():
-    scored = [Judgement("0", "v", (), 1.5, 0, "ok", (3, 4)), Judgement("1", "v", (), 0.0, None, "tie", (3, 4))]
+    scored = [
+        Judgement("0", "v", "why?", (), 1.5, 0, "ok", (3, 4)),
+        Judgement("1", "v", "why?", (), 0.0, None, "tie", (3, 4)),
+    ]
     panel = judge_panel([*scored, judgement("2", reason="identical")])
     assert (panel.judged, panel.ties.value, panel.margin.value, panel.flips.count) == (2, 0.5, 0.75, 0)
 
