@@ -11,7 +11,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3 python; do \
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tpu demo test test-processes test-parity test-browser test-tpu-compile bench-setup lint clean
+.PHONY: help setup setup-tpu demo test test-slow test-processes test-parity test-browser test-tpu-compile bench-setup lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,8 +32,11 @@ demo: setup ## five iterations of ISR-DPO, the self-rewarding baseline, and one 
 	JAX_PLATFORMS=$${JAX_PLATFORMS-cpu} $(BIN)/isrdpo run configs/shapes.yaml run.name=shapes_self_rewarding judge.context=none
 	$(BIN)/isrdpo report runs/shapes runs/shapes_self_rewarding
 
-test: setup ## all tests that need nothing more
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q
+test: setup ## all tests that need nothing more, but for those that take minutes each
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: setup ## those: runs and sweeps killed at many moments
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m slow
 
 test-processes: setup ## runs of several processes: joined, killed, stopped, resumed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/multiprocess

@@ -50,7 +50,7 @@ MODEL = ModelConfig(
 SETTINGS: dict[str, dict[str, Any]] = {
     "run": {"name": "run", "iterations": ITERATIONS},
     "data": {"train_videos": VIDEOS, "eval_videos": 12},
-    "collect": {"batch_videos": 8, "lanes": 2, "turn_tokens": 96},
+    "collect": {"batch_videos": 8, "turn_tokens": 96},
     "sampling": {"max_new_tokens": 8, "keep_unfinished": True},
     "describe": {"max_new_tokens": 8},
     "evaluation": {"max_new_tokens": 8, "bootstrap_samples": 50},

@@ -143,6 +143,7 @@ def assert_same_run(run: RunLayout, undisturbed: RunLayout) -> None:
         assert_trees_equal(weights(run.iteration(one.index)), weights(one))
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_it_makes_the_same_run(lab: Lab, finished: Ran):
     landed: Counter[Stage] = Counter()
     lock = Lock()
