@@ -22,7 +22,7 @@ BETAS, ITERATIONS = [0.03, 0.1, 0.3, 1.0], 3
 SMALL = {
     "data": {"train_videos": 6, "eval_videos": 4},
     "collect": {"batch_videos": 4},
-    "evaluation": {"batch_videos": 4, "max_new_tokens": 8, "bootstrap_samples": 20},
+    "evaluation": {"max_new_tokens": 8, "bootstrap_samples": 20},
     "dpo": {"batch_size": 4, "learning_rate": 1e-3},
 }
 
