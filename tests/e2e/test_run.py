@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from tiny import assert_trees_equal
-from tiny_run import ITERATIONS, QUESTIONS, VIDEOS, Lab, Ran, records, rows, weights
+from tiny_run import ITERATIONS, QUESTIONS, VIDEOS, Lab, Ran, on_one_device, records, rows, weights
 
 from isrdpo_jax.runs.atomic import read_json, read_jsonl
 from isrdpo_jax.runs.layout import STAGES, RunLayout, manifest_path
@@ -228,3 +228,20 @@ def test_a_users_mistake_is_answered_by_one_paragraph(finished: Ran, lab: Lab, i
 def test_a_mistake_shows_no_traceback_in_a_process_of_its_own(lab: Lab):
     said = lab.isrdpo("run", lab.config, "dpo.beta=-1", code=2)
     assert said.stderr.count("\n") == 1 and "dpo.beta" in said.stderr
+
+
+def test_a_run_with_kept_features_is_the_run_without(lab: Lab, finished: Ran, monkeypatch: pytest.MonkeyPatch):
+    """All stages read what the first one kept. Training then has features of the collect's batches, not of its own:
+    log-probs differ by their rounding."""
+    on_one_device(monkeypatch)
+    run = lab.run("kept", "data.feature_cache=1", "run.iterations=1", "dpo.learning_rate=1e-3")
+    one, other = run.layout.iteration(1), finished.layout.iteration(1)
+    for kind in ("responses", "descriptions", "judgements"):
+        assert rows(one, kind) == rows(other, kind)
+    assert one.pairs.read_bytes() == other.pairs.read_bytes()
+    scored = [{row["id"]: (row["chosen"], row["rejected"]) for row in rows(it, "reference")} for it in (one, other)]
+    assert scored[0].keys() == scored[1].keys()
+    for key, values in scored[0].items():
+        np.testing.assert_allclose(values, scored[1][key], rtol=1e-5)
+    kept = lab.root.glob("data/features/*/part-*.json")
+    assert sorted(len(json.loads(path.read_text())["ids"]) for path in kept) == [12, VIDEOS]
