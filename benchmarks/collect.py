@@ -50,9 +50,9 @@ from isrdpo_jax.schema import (
 )
 from isrdpo_jax.sharding import make_mesh, parameter_shardings
 from isrdpo_jax.stages.collect import Rows, collect, collect_engine
-from isrdpo_jax.stages.engine import Tally
 from isrdpo_jax.stages.judge import Case, both_orders
 from isrdpo_jax.stages.policy import Policy, encode_frames
+from isrdpo_jax.stages.tally import Tally
 from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
 TOLERANCE = 1e-4  # of the verdicts' log-odds, nats

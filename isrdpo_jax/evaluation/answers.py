@@ -13,7 +13,8 @@ from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.runs.processes import gather
 from isrdpo_jax.schema import Config, DescribeConfig, EvaluationConfig
 from isrdpo_jax.stages.collect import batch_ranges, in_batches
-from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Say, Sight
+from isrdpo_jax.stages.dialogue import Completion, Decoding, Dialogue, Say, Sight
+from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.policy import Policy
 
 Row = dict[str, Any]

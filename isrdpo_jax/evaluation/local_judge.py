@@ -18,7 +18,8 @@ from isrdpo_jax.evaluation.protocols import Item, Protocol
 from isrdpo_jax.evaluation.reply_log import Reply, ReplyLog, call_key
 from isrdpo_jax.evaluation.verdicts import OK, Verdict, read_reply
 from isrdpo_jax.schema import CollectConfig
-from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say, Sight
+from isrdpo_jax.stages.dialogue import Decoding, Dialogue, Say, Sight
+from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.policy import Policy
 
 

@@ -34,7 +34,7 @@ from isrdpo_jax.stages.collect import (
     make_case,
     say_description,
 )
-from isrdpo_jax.stages.engine import Completion, Dialogue, Sight
+from isrdpo_jax.stages.dialogue import Completion, Dialogue, Sight
 from isrdpo_jax.stages.parts import read_parts
 from isrdpo_jax.stages.policy import open_policy
 from isrdpo_jax.weights.policy_folder import PolicyFolder

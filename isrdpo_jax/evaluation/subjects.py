@@ -17,7 +17,8 @@ from isrdpo_jax.runs.atomic import append_jsonl, read_json, read_jsonl, truncate
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout, manifest_path
 from isrdpo_jax.runs.manifest import hash_file, hash_json, load_manifest, load_verified
 from isrdpo_jax.schema import Config
-from isrdpo_jax.stages.engine import Dialogue, Engine, Sight
+from isrdpo_jax.stages.dialogue import Dialogue, Sight
+from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.weights.policy_folder import CARD, PolicyFolder, find_policy
 

@@ -21,7 +21,8 @@ from isrdpo_jax.errors import DataError
 from isrdpo_jax.runs.atomic import write_jsonl
 from isrdpo_jax.runs.layout import IterationLayout
 from isrdpo_jax.schema import Config, DescribeConfig, JudgeConfig, SamplingConfig
-from isrdpo_jax.stages.engine import Completion, Decoding, Dialogue, Engine, Look, Say, Sight, Weigh
+from isrdpo_jax.stages.dialogue import Completion, Decoding, Dialogue, Look, Say, Sight, Weigh
+from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.judge import (
     Case,
     Judgement,

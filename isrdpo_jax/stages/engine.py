@@ -1,8 +1,7 @@
 """Dialogues with a policy about videos, many at a time: every video is read once, and decoding slots stay full.
 
-A dialogue is a generator. It yields what the policy is asked about its video, all at once what does not depend on each
-other, is sent the answers, and so on; what it returns is the dialogue's result. The engine holds as many videos as
-there are places, gives free slots to whoever waits, and brings the next video as soon as a dialogue ends.
+The engine holds as many videos as there are places, gives free slots to whoever waits, and brings the next video as
+soon as a dialogue (`stages.dialogue`) ends.
 
 What comes next is decided from what waits alone, never from the clock: all processes that hold a lane decide alike.
 What a record is told does not depend on the schedule, for a slot's tokens are its own (`programs.decode`).
@@ -12,12 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,125 +40,19 @@ from isrdpo_jax.programs.slots import (
 from isrdpo_jax.programs.unstack import unstacked_decoder
 from isrdpo_jax.runs.processes import any_says, gather
 from isrdpo_jax.schema import CollectConfig
+from isrdpo_jax.stages.ahead import Ahead
+from isrdpo_jax.stages.dialogue import Completion, Decoding, Dialogue, Look, Purpose, Say, Sight, Visit, Weigh
 from isrdpo_jax.stages.hall import hall_that_fits, longest_turn, slot_columns
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.shares import fetch_own, put_batch, put_whole, share_of
+from isrdpo_jax.stages.tally import Tally
 
-Purpose = Literal["respond", "describe", "judge", "evaluate"]
 _PURPOSES: dict[Purpose, int] = {"respond": 0, "describe": 1, "judge": 2, "evaluate": 3}
 
 PROMPTS = 2  # of a video that are read together: two samples of a response, two orders of a judgement
 FULL_ENOUGH = 0.5  # a program that feeds slots waits until so many of its places are taken, while others decode
 _STEPS = 64  # most tokens a slot may say before the host looks at them
 _STEPS_TO_STOP = 8  # the same, where a text may end at a string that only the host sees
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen; temperature 0 is greedy. A text ends behind the first of the strings in `stop`."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Say:
-    """A user turn to be continued. record, sample, purpose: what its randomness belongs to."""
-
-    turn: str
-    record: str
-    decoding: Decoding
-    purpose: Purpose
-    sample: int = 0
-
-
-@dataclass(frozen=True)
-class Weigh:
-    """A user turn, and tokens of which one may come next: the answer is their log-probs, float32[candidates].
-
-    Attributes:
-        begun: tokens with which the reply begins, before that one.
-    """
-
-    turn: str
-    candidates: tuple[int, ...]
-    begun: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What is looked at.
-
-    Attributes:
-        frames: uint8 [t, H, W, 3], or [H, W, 3] of an image.
-        id: the video's, under which its features are kept; empty = they are not.
-    """
-
-    frames: np.ndarray
-    id: str = ""
-
-
-@dataclass(frozen=True)
-class Look:
-    """From now on the dialogue is about this; there is no answer."""
-
-    sight: Sight
-
-
-@dataclass(frozen=True)
-class Completion:
-    """tokens include EOS when finish is `stop`; `length`: max_new_tokens came first; `too_long`: the turn does not fit
-    into the context window, or into a slot, and nothing was said."""
-
-    text: str
-    tokens: tuple[int, ...]
-    finish: Literal["stop", "length", "too_long"]
-
-
-Asked = Sequence[Say | Weigh] | Look
-Dialogue = Generator[Asked, Any, Any]
-Visit = Callable[[], tuple[Dialogue, Sight]]
-"""Loads a video: the dialogue about it and what there is to see. Called ahead of time, in another thread."""
-
-
-@dataclass
-class Tally:
-    """What an engine did.
-
-    Attributes:
-        steps, slot_steps, decoded: steps of decoding, times slots, and tokens said in them; over all processes.
-        videos, prefills, prompts, prompt_tokens, prompt_positions: what this process had read; positions with padding.
-        seconds: of all. waited_s: for a video to be loaded. idle_s: with nothing for the devices to do.
-    """
-
-    steps: int = 0
-    slot_steps: int = 0
-    decoded: int = 0
-    videos: int = 0
-    prefills: int = 0
-    prompts: int = 0
-    prompt_tokens: int = 0
-    prompt_positions: int = 0
-    seconds: float = 0.0
-    waited_s: float = 0.0
-    idle_s: float = 0.0
-
-    def figures(self) -> dict[str, float | int]:
-        """With shares: of slot steps that said a token, of read positions that are padding, of time without work."""
-        return {
-            **vars(self),
-            "tokens_per_second": self.decoded / self.seconds if self.seconds else 0.0,
-            "slot_use": self.decoded / self.slot_steps if self.slot_steps else 0.0,
-            "prefills_per_video": self.prefills / self.videos if self.videos else 0.0,
-            "padding_share": 1 - self.prompt_tokens / self.prompt_positions if self.prompt_positions else 0.0,
-            "waiting_share": self.waited_s / self.seconds if self.seconds else 0.0,
-            "idle_share": self.idle_s / self.seconds if self.seconds else 0.0,
-        }
 
 
 @dataclass(frozen=True)
@@ -274,7 +166,7 @@ class Engine:
             "decode": self._decode,
         }
         began = time.perf_counter()
-        with _Ahead(visits, 2 * self._lanes, self._see) as ahead:
+        with Ahead(visits, 2 * self._lanes, self._see) as ahead:
             while (action := self._next_action(ahead)) is not None:
                 kind, *how = action
                 ended = programs[kind](ahead, *how)
@@ -283,7 +175,7 @@ class Engine:
                 between()
                 yield from ended
 
-    def _next_action(self, ahead: _Ahead) -> tuple | None:
+    def _next_action(self, ahead: Ahead) -> tuple | None:
         """The program that all processes run next; None when nothing is left to do.
 
         The fullest one that brings work to slots or clears places, if it is full enough or no slot is live.
@@ -326,7 +218,7 @@ class Engine:
                 group.append(turn)
         return {kind: group for kind, group in groups.items() if group}
 
-    def _look(self, ahead: _Ahead) -> Ended:
+    def _look(self, ahead: Ahead) -> Ended:
         """Brings a video to every lane that waits for one: a new one, or what a dialogue wants to look at."""
         seen: list[_Seen | None] = []
         at = np.full(self._lanes, self.hall.bays * self.hall.places, np.int32)
@@ -376,7 +268,7 @@ class Engine:
         was_kept = put_batch(mesh, np.array([one is not None for one in kept]))
         return jnp.where(was_kept[:, None, None], features, encoded)
 
-    def _weigh(self, ahead: _Ahead, width: int, candidates: tuple[int, ...]) -> Ended:
+    def _weigh(self, ahead: Ahead, width: int, candidates: tuple[int, ...]) -> Ended:
         """Log-probs of the candidates behind the turns of one video in each lane."""
         turns = self._take(("weigh", width, candidates))
         prompts = self._prompts(turns, width)
@@ -391,7 +283,7 @@ class Engine:
             for ended in self._answer(turn, logprobs[lane, j])
         ]
 
-    def _read(self, ahead: _Ahead, width: int) -> Ended:
+    def _read(self, ahead: Ahead, width: int) -> Ended:
         """Reads turns of one video in each lane into free slots."""
         turns = self._take(("read", width))
         nobody = self.hall.bays * self.hall.slots
@@ -421,7 +313,7 @@ class Engine:
         )
         return []
 
-    def _decode(self, ahead: _Ahead) -> Ended:
+    def _decode(self, ahead: Ahead) -> Ended:
         """Says tokens until some texts have ended."""
         self._begins_work()
         self._slots, taken = decode(
@@ -531,43 +423,6 @@ class Engine:
 
 Ended = list[tuple[int, Any]]
 _ORDER = {"weigh": 0, "read": 1, "look": 2}  # of programs that are equally full: what clears places comes first
-
-
-class _Ahead:
-    """Visits in their order, loaded a few ahead of time in one other thread, so that memory is bounded."""
-
-    def __init__(self, visits: Sequence[Visit], depth: int, prepare: Callable[[Sight], _Seen]):
-        self._visits, self._depth, self._prepare = visits, depth, prepare
-        self._begun = self._taken = 0
-        self._loading: deque[Future] = deque()
-
-    @property
-    def left(self) -> int:
-        return len(self._visits) - self._taken
-
-    def take(self) -> tuple[int, Dialogue, _Seen]:
-        """Waits for the next one: its number, its dialogue, and what the policy sees."""
-        dialogue, seen = self._loading.popleft().result()
-        number, self._taken = self._taken, self._taken + 1
-        self._fill()
-        return number, dialogue, seen
-
-    def _load(self, visit: Visit) -> tuple[Dialogue, _Seen]:
-        dialogue, sight = visit()
-        return dialogue, self._prepare(sight)
-
-    def _fill(self) -> None:
-        while self._begun < len(self._visits) and len(self._loading) < self._depth:
-            self._loading.append(self._pool.submit(self._load, self._visits[self._begun]))
-            self._begun += 1
-
-    def __enter__(self) -> _Ahead:
-        self._pool = ThreadPoolExecutor(1, "video")
-        self._fill()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
 
 def record_hash(record_id: str) -> int:

@@ -19,7 +19,8 @@ from isrdpo_jax.programs.encode import encode_images
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.schema import CollectConfig, MeshConfig
 from isrdpo_jax.sharding import make_mesh, replicated
-from isrdpo_jax.stages.engine import Decoding, Dialogue, Engine, Say, Sight
+from isrdpo_jax.stages.dialogue import Decoding, Dialogue, Say, Sight
+from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.policy import Policy, encode_frames, open_policy
 from isrdpo_jax.stages.shares import put_batch
 

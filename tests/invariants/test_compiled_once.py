@@ -23,7 +23,8 @@ from isrdpo_jax.runs.layout import IterationLayout, RunLayout
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.schema import CollectConfig, Config, DpoConfig, MeshConfig
 from isrdpo_jax.sharding import batch_sharding, make_mesh, parameter_shardings
-from isrdpo_jax.stages.engine import Decoding, Engine, Say, Sight, Weigh
+from isrdpo_jax.stages.dialogue import Decoding, Say, Sight, Weigh
+from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.optimize import optimize
 from isrdpo_jax.stages.pair_batches import PairSet, epoch_order
 from isrdpo_jax.stages.policy import Policy

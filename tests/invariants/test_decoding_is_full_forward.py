@@ -17,7 +17,8 @@ from isrdpo_jax.data.records import Video
 from isrdpo_jax.models.video_llava import build
 from isrdpo_jax.ops.sampling import base_key, record_keys, step_keys
 from isrdpo_jax.schema import CollectConfig, MeshConfig
-from isrdpo_jax.stages.engine import Completion, Decoding, Engine, Say, Sight, Weigh, record_hash
+from isrdpo_jax.stages.dialogue import Completion, Decoding, Say, Sight, Weigh
+from isrdpo_jax.stages.engine import Engine, record_hash
 from isrdpo_jax.stages.policy import Policy, encode_frames
 
 TURNS = ["What?", "Where does the red circle go?", "the red circle " * 14, "Is it?", "no"]  # two widths

@@ -12,7 +12,7 @@ from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.schema import Config, JudgeConfig, SamplingConfig
 from isrdpo_jax.stages.collect import Rows, check_judged_video, interview
-from isrdpo_jax.stages.engine import Completion, Look, Say, Weigh
+from isrdpo_jax.stages.dialogue import Completion, Look, Say, Weigh
 
 PROMPTS = load_prompts()
 POLICY = SimpleNamespace(prompts=PROMPTS, tokenizer=SimpleNamespace(letter_ids=(5, 6)))

@@ -14,7 +14,8 @@ from tiny_policy import noise_video, tiny_policy
 from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.schema import CollectConfig, MeshConfig
 from isrdpo_jax.sharding import make_mesh
-from isrdpo_jax.stages.engine import Completion, Decoding, Engine, Look, Say, Sight, Weigh, stopped_at
+from isrdpo_jax.stages.dialogue import Completion, Decoding, Look, Say, Sight, Weigh
+from isrdpo_jax.stages.engine import Engine, stopped_at
 from isrdpo_jax.stages.hall import GIB, Hall, hall_that_fits
 from isrdpo_jax.stages.policy import Policy
 
