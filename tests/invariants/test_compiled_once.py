@@ -31,7 +31,7 @@ from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.reference import score_pairs
 
 PROGRAMS = {
-    *("encode", "prefill", "place_prefixes", "read", "decode", "next_token_logprobs"),
+    *("encode", "prefill", "_place", "read", "decode", "next_token_logprobs"),
     *("pair_logprobs", "dpo_step", "sft_step"),
 }
 HOW = Decoding(4, 1.0, 0.9)
@@ -70,7 +70,7 @@ def ask(engine: Engine, videos, text: str) -> None:
 def test_questions_of_one_bucket_share_their_programs():
     policy = tiny_policy()
     hall = CollectConfig(batch_videos=3, lanes=3)  # which no other test has
-    asking = {"encode": 1, "prefill": 1, "place_prefixes": 1, "read": 1, "decode": 1, "next_token_logprobs": 1}
+    asking = {"encode": 1, "prefill": 1, "_place": 1, "read": 1, "decode": 1, "next_token_logprobs": 1}
     with compilations() as counts:
         ask(Engine(policy, hall, [HOW], iteration=1), VIDEOS, "What?")
         assert counts == asking
