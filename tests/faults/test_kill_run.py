@@ -25,7 +25,7 @@ from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout, Stage
 
 KILLS = 5  # in each stage
 SEEDS = (1, 2)  # one chain of killed runs each, at the same time; then more, should a stage have got fewer kills
-MOST_CHAINS = 8
+MOST_CHAINS = 16
 FILES = {"collect": 9, "pairs": 1, "reference": 5, "optimize": 5, "evaluate": 3}  # that a stage makes, or rows
 
 
