@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class FeatureCache:
             left.unlink()
         self._where: dict[str, tuple[Path, int]] = {}
         self._readers: dict[Path, ArrayRecordReader] = {}
+        self._reading = Lock()  # an engine looks videos up in the thread that loads ahead, and in its own
         for index in sorted(self.folder.glob("part-*.json")):
             self._where |= {one: (index.with_suffix(""), i) for i, one in enumerate(read_json(index)["ids"])}
         self._writer: ArrayRecordWriter | None = None
@@ -84,9 +86,10 @@ class FeatureCache:
         if video not in self._where:
             return None
         path, i = self._where[video]
-        if path not in self._readers:
-            self._readers[path] = self._open(path)
-        (record,) = self._readers[path].read([i])
+        with self._reading:
+            if path not in self._readers:
+                self._readers[path] = self._open(path)
+            (record,) = self._readers[path].read([i])
         return np.frombuffer(record, self._dtype).reshape(self._shape)
 
     def _open(self, path: Path) -> ArrayRecordReader:
