@@ -127,7 +127,7 @@ class ModelConfig(Section):
         "float32", description="Dtype of matmuls; softmax, log-probs and losses are float32."
     )
     unroll_layers: bool = Field(
-        False, description="Unroll the layer scan when compiling: slower to compile; on a CPU it may help small decoders."
+        False, description="Unroll the layer scan when compiling: slower to compile; may help small decoders on a CPU."
     )
     remat: Remat = Field(
         "none", description="What the backward pass computes again of each layer: nothing, all but matmuls, everything."
