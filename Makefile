@@ -33,7 +33,7 @@ demo: setup ## five iterations of ISR-DPO, the self-rewarding baseline, and one 
 	$(BIN)/isrdpo report runs/shapes runs/shapes_self_rewarding
 
 test: setup ## all tests that need nothing more, but for those that take minutes each
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m "not slow"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup ## those: runs and sweeps killed at many moments
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m slow

@@ -1,6 +1,6 @@
 """Videos per second of a collect (two responses, a description, both orders of a verdict), ours and transformers'.
 
-    python benchmarks/collect.py [--size 4M 110M] [--videos 16] [--runs 3] [--threads 2] [--quick] [--json]
+    python benchmarks/collect.py [--size 4M 110M] [--videos 12] [--runs 3] [--threads 2] [--quick] [--json]
 
 Ours is `stages.collect.collect` as a run calls it; the tower's features are kept from an earlier iteration, and the
 peer is given them, too. The weights are random, but for a head that ends a text behind every token with about the same
@@ -11,8 +11,9 @@ things together brings; the rest is slots that stay full).
 
 The peer, `generate` in PyTorch, gets the same weights, features, prompts and sampling, and is told for every request
 after how many tokens it ends: those that ours made. The log-odds of its verdicts must be ours. It runs request by
-request, and in batches of the size that was the fastest in a first round. `--quick` leaves the larger size out and
-takes four videos.
+request, and in batches of the size that was the fastest in a first round. Ours does all videos in every run; behind it,
+all that stands beside it, whose seconds are those of its videos added up, gets the run's share of them: every third in
+three runs. `--quick` leaves the larger size out and takes four videos.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,12 @@ from isrdpo_jax.stages.policy import Policy, encode_frames
 from isrdpo_jax.stages.tally import Tally
 from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
+Share = Sequence[Video]
+
 TOLERANCE = 1e-4  # of the verdicts' log-odds, nats
 FLOORS = {"request by request": 5.0, "in batches": 2.0}
 SLOT_USE = 0.85
-HELD, SLOTS = 15, 1  # videos that ours holds, and slots of each: on CPUs a product with one row is read fastest
+HELD, SLOTS = 7, 4  # an odd number of videos that ours holds, so that each lies alone, with half of these slots
 MEAN_TOKENS = 40  # of a response or description; most tokens are `--max-tokens`
 PEER_BATCHES = (2, 4)
 
@@ -194,9 +198,9 @@ def peer_requests(policy: Policy, batch: Rows, previous: Mapping[str, str]) -> d
     return {"respond": responses, "describe": descriptions, "judge": verdicts}
 
 
-def log_odds(batch: Rows) -> np.ndarray:
-    """log p(A) - log p(B) of every verdict, in the order of the peer's requests."""
-    told = [row["log_odds"] for row in batch.judgements if row["log_odds"] is not None]
+def log_odds(batch: Rows, videos: Collection[str]) -> np.ndarray:
+    """log p(A) - log p(B) of every verdict about these, in the order of the peer's requests."""
+    told = [row["log_odds"] for row in batch.judgements if row["log_odds"] is not None and row["video"] in videos]
     return np.array([sign * odds for pair in told for sign, odds in zip((1, -1), pair, strict=True)])
 
 
@@ -222,9 +226,13 @@ def timed(what: str, function: Any, *args: Any) -> tuple[float, Any]:
     return seconds, out
 
 
-def peer_collect(peer: TorchPeer, batch: int, odds: np.ndarray, tokens: int, what: str) -> float:
-    """Seconds of a whole collect of the peer, which must have made so many tokens."""
-    answer = peer.ask("collect", batch=batch)
+def peer_collect(peer: TorchPeer, at_once: int, batch: Rows, phases: dict[str, Any], share: Share, what: str) -> float:
+    """Seconds of a collect of these videos by the peer, which must say as many tokens and judge the same."""
+    videos = [int(video.id) for video in share]
+    odds = log_odds(batch, {video.id for video in share})
+    asked = [one for phase in ("respond", "describe") for one in phases[phase]]
+    tokens = sum(one["count"] for one in asked if one["video"] in videos)
+    answer = peer.ask("collect", batch=at_once, videos=videos)
     told = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in answer["seconds"].items())
     print(f"{what}: {told}; {answer['tokens']} tokens", file=sys.stderr, flush=True)
     if answer["tokens"] != tokens:
@@ -263,10 +271,11 @@ def compare(
         for key, (how, at_a_time) in ways.items()
     }
     batch, tally = made["ours"]
-    odds, phases = log_odds(batch), peer_requests(policy, batch, previous)
+    phases = peer_requests(policy, batch, previous)
     lengths = [one["count"] for phase in ("respond", "describe") for one in phases[phase]]
     print(f"{size} tokens: {sorted(lengths)}; {len(phases['judge'])} verdicts; {tally.figures()}", file=sys.stderr)
     times: dict[str, list[float]] = {key: [] for key in (*ways, "request by request", "in batches")}
+    shares = [videos[run::runs] for run in range(runs)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_weights(folder, policy.config, policy.params)
@@ -276,21 +285,23 @@ def compare(
         settings |= {"temperature": config.sampling.temperature, "top_p": config.sampling.top_p}
         (folder / "settings.json").write_text(json.dumps(settings))
         with TorchPeer("torch_peer_collect.py", folder, threads) as peer:
-            sizes = [size for size in PEER_BATCHES if size <= 2 * count]
-            best = min(
-                sizes,
-                key=lambda n: peer_collect(peer, n, odds, sum(lengths), f"{size} peer, {n} at a time, first round"),
-            )
-            for run in range(1, runs + 1):
+
+            def ask(at_once: int, share: Share, what: str) -> float:
+                return peer_collect(peer, at_once, batch, phases, share, f"{size} {what}")
+
+            sizes = [size for size in PEER_BATCHES if size <= 2 * len(shares[0])]
+            best = min(sizes, key=lambda n: ask(n, shares[0], f"peer, {n} at a time, first round"))
+            for run, share in enumerate(shares, 1):
                 for key, (how, at_a_time) in ways.items():
+                    some = videos if key == "ours" else share
                     seconds, (again, _) = timed(
-                        f"{size} run {run} {key}", collect_all, policy, videos, how, previous, at_a_time
+                        f"{size} run {run} {key}", collect_all, policy, some, how, previous, at_a_time
                     )
                     times[key].append(seconds)
                     if key == "ours" and again != batch:
                         raise SystemExit("ours did not say the same again; nothing is compared.")
                 for key, at_once in (("request by request", 1), ("in batches", best)):
-                    times[key].append(peer_collect(peer, at_once, odds, sum(lengths), f"{size} run {run} peer {key}"))
+                    times[key].append(ask(at_once, share, f"run {run} peer {key}"))
             facts = peer.facts
     return make_rows(size, policy, times, best, tally, count), facts
 
@@ -300,25 +311,25 @@ def make_rows(
 ) -> list[Row]:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(policy.params["llama"]))
     told = f"{size} ({parameters / 1e6:.1f}M, {policy.config.vision.tokens_per_video} visual)"
-    ours, prefix, batched = (times[key] for key in list(times)[:3])
-    requests, batches = times["request by request"], times["in batches"]
+    ours = times["ours"]
+    prefix, batched, requests, batches = ([sum(shares)] for key, shares in times.items() if key != "ours")
     used = tally.figures()["slot_use"]
-    return [
-        rate_row(
-            f"{told}: generate, request by request", videos, ours, requests, FLOORS["request by request"], "videos/s"
-        ),
-        rate_row(f"{told}: generate, {best} at a time", videos, ours, batches, FLOORS["in batches"], "videos/s"),
-        rate_row("  prefix: ours, one thing at a time : requests", videos, prefix, requests, None, "videos/s"),
-        rate_row("  together: two videos at once : one thing", videos, batched, prefix, None, "videos/s"),
-        rate_row("  full slots: ours : two videos at once", videos, ours, batched, None, "videos/s"),
-        Row("  slot use while decoding", used, None, used / SLOT_USE, 1.0, "share", len(ours)),
+    pairs = [
+        (f"{told}: generate, request by request", ours, requests, FLOORS["request by request"]),
+        (f"{told}: generate, {best} at a time", ours, batches, FLOORS["in batches"]),
+        ("  prefix: ours, one thing at a time : requests", prefix, requests, None),
+        ("  together: two videos at once : one thing", batched, prefix, None),
+        ("  full slots: ours : two videos at once", ours, batched, None),
     ]
+    rows = [rate_row(case, videos, mine, theirs, floor, "videos/s") for case, mine, theirs, floor in pairs]
+    rows.append(Row("  slot use while decoding", used, None, used / SLOT_USE, 1.0, "share", len(ours)))
+    return [replace(row, runs=len(ours)) for row in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["4M", "110M"])
-    parser.add_argument("--videos", type=int, default=16)
+    parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--questions", type=int, default=2, help="about every video")
     parser.add_argument("--max-tokens", type=int, default=160, help="most tokens of a response or description")
     parser.add_argument("--runs", type=int, default=3)
@@ -332,9 +343,7 @@ def main() -> None:
     videos = min(args.videos, 4) if args.quick else args.videos
     for size in [size for size in args.size if not (args.quick and size == "110M")]:
         with tempfile.TemporaryDirectory() as scratch:
-            some, facts = compare(
-                size, videos, args.questions, args.max_tokens, args.runs, args.threads, Path(scratch)
-            )
+            some, facts = compare(size, videos, args.questions, args.max_tokens, args.runs, args.threads, Path(scratch))
         rows += some
     how = {"threads": args.threads, "dtype": "float32", "jax": jax.__version__, **facts, "cpus": os.cpu_count()}
     show("collect", rows, args.json, **how)

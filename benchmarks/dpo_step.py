@@ -6,7 +6,9 @@ A pair has 2048 visual tokens, 64 tokens of prompt and two responses of 256. Our
 the reference for every update of it, as an iteration of one epoch needs it. The peer updates once with the reference's
 forward in the step, as TRL does for vision, and once with log-probs that it is given and that cost it nothing. Tower
 features are given to both. The two go on from update to update side by side, and must have the same log-probs and
-losses; in one run each update of the peer follows one of ours. `--quick` leaves the largest size out.
+losses; in one run each update of the peer follows one of ours. Below stands what bounds the ratio: how many positions
+sharing the prefix saves, and how near useful FLOPs (`plan.useful`) come to the rate of one large product of this model
+on these cores. `--quick` leaves the largest size out.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +32,8 @@ from torch_peer import TorchPeer, use_threads, write_weights
 
 from isrdpo_jax.data.packing import PairTokens, pack_pairs
 from isrdpo_jax.models.video_llava import abstract_params, init, logical_axes
+from isrdpo_jax.plan.useful import UsefulFlops
+from isrdpo_jax.plan.workload import Workload
 from isrdpo_jax.programs.dpo_step import PairBatch, dpo_step, pair_logprobs
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.programs.update import create_state
@@ -156,6 +161,7 @@ def compare(size: str, pairs: int, runs: int, threads: int) -> tuple[list[Row], 
         with TorchPeer("torch_peer_dpo.py", folder, threads) as peer:
             times = measure(size, Ours(config, params, inputs, dpo), peer, runs)
             facts = peer.facts
+    bounds = what_bounds(config, pairs, statistics.median(times["score"]) + statistics.median(times["step"]))
     both = [score + step for score, step in zip(times["score"], times["step"], strict=True)]
     floor = FLOOR if parameters >= FROM_PARAMETERS else None
     told = f"{size} ({parameters / 1e6:.1f}M)"
@@ -163,8 +169,35 @@ def compare(size: str, pairs: int, runs: int, threads: int) -> tuple[list[Row], 
         rate_row(f"{told}: reference forward in the peer's step", pairs, both, times["live"], floor, "pairs/s"),
         rate_row(f"{told}: reference given to the peer", pairs, both, times["given"], None, "pairs/s"),
         rate_row(f"{told}: reference given to both", pairs, times["step"], times["given"], None, "pairs/s"),
+        *bounds,
     ]
     return rows, facts
+
+
+def what_bounds(config: ModelConfig, pairs: int, seconds: float) -> list[Row]:
+    """What sharing the prefix saves, and how fast a scoring and a step that take `seconds` compute what is needed."""
+    prefix = BEFORE + config.vision.tokens_per_video
+    work = Workload(1, 1, pairs, BEFORE, TURN, 0, 0, RESPONSE, 0, 0, prefix, describes=False)
+    useful = UsefulFlops(config, work)
+    ours = (useful.pair_forward(pairs) + useful.preference_step(pairs, adapters=False)).total / seconds / 1e9
+    shared, apart = prefix + TURN + 2 * RESPONSE, 2 * (prefix + TURN + RESPONSE)
+    product = product_rate(shared, config.llama.hidden_size, config.llama.intermediate_size)
+    return [
+        Row("  positions of a pair: prefix shared : two rows", shared, apart, apart / shared, None, "positions", 1),
+        Row("  useful FLOPs : one large product", ours, product, ours / product, None, "GFLOP/s", 1),
+    ]
+
+
+def product_rate(n: int, i: int, o: int) -> float:
+    """GFLOP/s of [n, i] @ [i, o] in float32, the best of a few."""
+    x, w = jnp.ones((n, i)), jnp.ones((i, o))
+    multiply = jax.jit(jnp.matmul)
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        jax.block_until_ready([multiply(x, w) for _ in range(8)])
+        times.append(time.perf_counter() - began)
+    return 8 * 2 * n * i * o / min(times) / 1e9
 
 
 def measure(size: str, ours: Ours, peer: TorchPeer, runs: int) -> dict[str, list[float]]:

@@ -50,10 +50,11 @@ class Requests:
         with torch.inference_mode():
             return getattr(self, command)(**arguments)
 
-    def collect(self, batch: int) -> dict[str, Any]:
-        """All requests, so many at a time; seconds of each phase, and the log-odds of the verdicts."""
+    def collect(self, batch: int, videos: Sequence[int]) -> dict[str, Any]:
+        """All requests about these, so many at a time; seconds of each phase, and the log-odds of the verdicts."""
         seconds, odds, made = {}, [], 0
-        for phase, requests in self.phases.items():
+        for phase, all_requests in self.phases.items():
+            requests = [one for one in all_requests if one["video"] in videos]
             began = time.perf_counter()
             for some in (requests[start : start + batch] for start in range(0, len(requests), batch)):
                 if phase == "judge":

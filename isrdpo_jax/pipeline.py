@@ -22,6 +22,7 @@ from isrdpo_jax.data.loader import Split, VideoSource, open_split
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.errors import ConfigError, DataError
 from isrdpo_jax.evaluation.answers import ask_heldout, heldout_engine
+from isrdpo_jax.evaluation.in_run import check_judge, judge_iterations, names_another_judge
 from isrdpo_jax.evaluation.judging import descriptions_right, judged_correctly
 from isrdpo_jax.evaluation.summary import summarise_heldout, summarise_iteration
 from isrdpo_jax.runs.atomic import read_json, read_jsonl, sweep_temporaries, write_json, write_jsonl, write_text
@@ -76,6 +77,8 @@ def run(
     prompts = load_prompts(config.prompts.dir)
     start = find_policy(config.start)
     check_heads(mesh, start.config)
+    if evaluates(config):
+        check_judge(config, layout, console)
     stall_s = config.processes.stall_s if several() else None  # a single process waits for nobody
     with (
         StopSignal("the same command", any_says) as stop,
@@ -101,6 +104,7 @@ def run(
         )
         if heldout:
             _evaluate(session, first, policy)
+            _ask_judge(session)
         for t in range(1, config.run.iterations + 1):
             policy = _iteration(session, layout.iteration(t), policy, until)
             if until and until != STAGES[-1]:
@@ -199,6 +203,7 @@ def _iteration(session: Session, layout: IterationLayout, policy: Policy, until:
     policy = _optimize(session, layout, policy, reference.digest, pairs, made)
     if session.heldout and until != "optimize":
         _evaluate(session, layout, policy)
+        _ask_judge(session)
     first_says(lambda: _retain(session))
     return policy
 
@@ -369,6 +374,15 @@ def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None
     session.seal(layout, "evaluate", inputs, files=[layout.evaluation], parent=policy.digest)
     session.say(f"  evaluate π_{layout.index + 1}: {_figures(summary)}")
     session.stop.check()
+
+
+def _ask_judge(session: Session) -> None:
+    if not names_another_judge(session.config):
+        return
+    if several():  # the others would wait for the first, and a watchdog for them
+        session.say("  not judged: several processes make this run; `isrdpo eval` judges its answers later.")
+        return
+    judge_iterations(session.config, session.layout, session.console, session.say)
 
 
 def _digest_of_pairs(session: Session, layout: IterationLayout) -> str:

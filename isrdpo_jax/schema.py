@@ -321,6 +321,9 @@ class CollectConfig(Section):
         description="Longest user turn that is answered; a longer one is left out and counted. none = what the context "
         "window leaves. A slot has memory for it.",
     )
+    int8_prefixes: bool = Field(
+        False, description="Keys and values of videos rounded to 8 bits: half the memory that bfloat16 needs."
+    )
     memory_gib: PositiveFloat | None = Field(
         None, description="Of a device, for keys and values of videos and slots; none = what the device has left."
     )
@@ -354,7 +357,7 @@ class ProcessesConfig(Section):
 
 
 class EvaluationJudgeConfig(Section):
-    """Who judges held-out answers in `isrdpo eval`, and how it is asked."""
+    """Who judges held-out answers in `isrdpo eval`, and behind each iteration of a run, and how it is asked."""
 
     kind: Literal["exact", "endpoint", "policy"] = Field(
         "exact", description="The data set's own rules, an OpenAI-compatible chat endpoint, or a policy of ours."

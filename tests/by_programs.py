@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVPrefix
 from isrdpo_jax.models.unstacked import build_unstacked
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.ops.sampling import Style, Uses, base_key
@@ -55,13 +55,13 @@ def say_greedily(
 
 
 def logits_behind(
-    params: Params, prefix: KVCache, prompts: np.ndarray, lengths: np.ndarray, *, config: ModelConfig
+    params: Params, prefix: KVPrefix, prompts: np.ndarray, lengths: np.ndarray, *, config: ModelConfig
 ) -> jax.Array:
     """float32[b, r, v] behind the last token of each prompt int32[b, r, m]."""
     beside = jax.tree.map(lambda x: x[:, None], prefix)
     llama = unstacked_decoder(params["llama"], config=config)
 
-    def run(llama: Params, prefix: KVCache, prompts: jax.Array, lengths: jax.Array) -> jax.Array:
+    def run(llama: Params, prefix: KVPrefix, prompts: jax.Array, lengths: jax.Array) -> jax.Array:
         return read_prompts(build_unstacked(config, llama), prefix, prompts, lengths)[0]
 
     return jax.jit(run)(llama, beside, jnp.asarray(prompts), jnp.asarray(lengths))

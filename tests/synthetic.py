@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from isrdpo_jax.report.videos import Videos
+from isrdpo_jax.stages.tally import Tally
 
 QUESTIONS = 12
 STAGES = ("collect", "pairs", "reference", "optimize", "evaluate")
@@ -97,6 +98,9 @@ def write_iteration(
         _write_rows(folder / "descriptions/part-00000-00000.jsonl", descriptions)
     _write_rows(folder / "pairs.jsonl", pairs)
     _write_rows(folder / "metrics.jsonl", [metrics(step, t) for step in range(1, 15)])
+    # Two sessions of a collect that was stopped once.
+    sessions = [Tally(steps=40, slot_steps=160, decoded=80, videos=5, prefills=6, seconds=t), Tally(50, 200, 190, 5, 5)]
+    _write_rows(folder / "speed.jsonl", [{"stage": "collect", **one.figures()} for one in sessions])
     if evaluation:
         _write_json(folder / "evaluation/summary.json", summary(t, seed, pairs=True))
         _write_rows(folder / "evaluation/answers.jsonl", answers(t, seed))

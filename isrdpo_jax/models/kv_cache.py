@@ -9,31 +9,80 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from isrdpo_jax.sharding import on_shards
 
-PREFIX_AXES = ("batch", None, "kv_heads", None, None)
+PREFIX_AXES = (
+    "batch",
+    None,
+    "kv_heads",
+    None,
+    None,
+)  # of one that lies beside others; without, the second is not there
 OWN_AXES = ("batch", None, "kv_heads", None, None)
 IN_ORDER = Layout((0, 1, 2, 3, 4))
 """Of caches in memory: as products read them. Left to choose, compilers for TPUs put heads behind positions, to pad
 less or to write a column at once; programs then copy the caches that they are given."""
 
 
-class KVCache(NamedTuple):
-    """k, v: an array per layer, keys rotated, heads before positions, which a product over positions reads in a row.
+class Int8(NamedTuple):
+    """Keys or values of a layer in half the bytes of bfloat16: values * scale.
 
-    Prefixes: [b, k, p, c], or [b, s, k, p, c] where s of them lie side by side. Extensions: [b, r, k, m, c].
+    Attributes:
+        values: int8[..., c, p]. scale: float32[..., 1, p], one for each head and position.
     """
+
+    values: jax.Array
+    scale: jax.Array
+
+
+class KVPrefix(NamedTuple):
+    """Of prefixes: k, v are an array per layer, [b, k, c, p], or [b, s, k, c, p] where s of them lie side by side.
+
+    Keys are rotated. Positions come last: a prefix is written once and read at every token, and a CPU reads it so at
+    twice the speed, since each product with one query runs along whole rows.
+    """
+
+    k: tuple[jax.Array | Int8, ...]
+    v: tuple[jax.Array | Int8, ...]
+
+    @property
+    def length(self) -> int:
+        """How many positions there are, p."""
+        return jax.tree.leaves(self.k)[0].shape[-1]
+
+    @property
+    def places(self) -> int:
+        """How many lie side by side, s."""
+        return jax.tree.leaves(self.k)[0].shape[1]
+
+
+class KVCache(NamedTuple):
+    """Of extensions: k, v are an array per layer, [b, r, k, m, c]. Keys are rotated; a new position is one row."""
 
     k: tuple[jax.Array, ...]
     v: tuple[jax.Array, ...]
 
     @property
     def length(self) -> int:
-        """How many positions there are: p, or m."""
+        """How many positions there are, m."""
         return self.k[0].shape[-2]
+
+
+def to_int8(x: jax.Array) -> Int8:
+    """Rounds [..., c, p] to 255 steps between the largest absolute value of each head and position and its negative."""
+    x = x.astype(jnp.float32)
+    scale = jnp.abs(x).max(-2, keepdims=True) / 127
+    values = jnp.round(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
+    return Int8(values, scale)
+
+
+def from_int8(x: jax.Array | Int8, dtype: jnp.dtype) -> jax.Array:
+    """[..., c, p] in `dtype`, of what was rounded or was not."""
+    return (x.values * x.scale).astype(dtype) if isinstance(x, Int8) else x
 
 
 def write_columns(old: jax.Array, new: jax.Array, at: jax.Array, like: jax.Array) -> jax.Array:

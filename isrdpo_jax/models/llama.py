@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from isrdpo_jax.models.kv_cache import KVCache, write_columns
+from isrdpo_jax.models.attention import attention_behind, packed_attention
+from isrdpo_jax.models.kv_cache import KVCache, KVPrefix, write_columns
 from isrdpo_jax.models.layers import Linear, RmsNorm, normal, scan_but_last, scan_layers
-from isrdpo_jax.models.packed_attention import packed_attention
-from isrdpo_jax.ops.attention import PREFIX, attend_behind
+from isrdpo_jax.ops.attention import PREFIX
 from isrdpo_jax.ops.product import product
 from isrdpo_jax.schema import AttentionKind, LlamaConfig, LoraConfig, Remat
 from isrdpo_jax.sharding import constrain
@@ -136,8 +136,8 @@ class Llama(nnx.Module):
         body = lambda layer, x, rope, _: layer(x, rope, lambda q, k, v: (attend(q, k, v), None))  # noqa: E731
         return self._layers(body, x, positions)[0]
 
-    def prefill(self, x: jax.Array) -> KVCache:
-        """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally: [b, k, p, c] a layer."""
+    def prefill(self, x: jax.Array) -> KVPrefix:
+        """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally: [b, k, c, p] a layer."""
         b, p = x.shape[:2]
         positions = jnp.broadcast_to(jnp.arange(p), (b, p))
         attend = packed_attention(self.attention, jnp.full((b, p), PREFIX), (p,), self.head[...])
@@ -146,14 +146,14 @@ class Llama(nnx.Module):
         x, (k, v), last = scan_but_last(self.layers, body, x, unroll=self.unroll)
         last_k, last_v = last.keys_and_values(x, rope)  # nobody reads what that layer says
         k, v = ((*kind, last) for kind, last in ((k, last_k), (v, last_v)))
-        return KVCache(*(tuple(one.swapaxes(1, 2) for one in kind) for kind in (k, v)))
+        return KVPrefix(*(tuple(one.transpose(0, 2, 3, 1) for one in kind) for kind in (k, v)))
 
     def extend(
         self,
         x: jax.Array,
         positions: jax.Array,
         mask: jax.Array,
-        prefix: KVCache,
+        prefix: KVPrefix,
         sees: jax.Array,
         own: KVCache | None = None,
         at: jax.Array | None = None,
@@ -163,13 +163,14 @@ class Llama(nnx.Module):
         Args:
             x: [b, r, n, d]. positions: int[b, r, n].
             mask: bool[b, r, n, m], which of its extension's own columns each position sees.
-            prefix: [b, s, k, p, c] a layer. sees: bool[b, s, r].
+            prefix: [b, s, k, c, p] a layer, as they are or rounded. sees: bool[b, s, r].
             own: [b, r, k, m, c] a layer, into which the new positions are written from column at[b, r] on; without
                 it, the new positions are all that the extensions have.
 
         Returns:
             Hidden states [b, r, n, d], and the extensions' own keys and values [b, r, k, m, c] a layer.
         """
+        attend = attention_behind(self.attention, x.shape[2], prefix, self.head[...])
         earlier = [None] * len(prefix.k) if own is None else list(zip(own.k, own.v, strict=True))
 
         def body(layer, x, rope, caches):
@@ -180,7 +181,7 @@ class Llama(nnx.Module):
                 if past is not None and at is not None:
                     # Written before they are read: the compiler then needs no copy of the whole.
                     k, v = (write_columns(old, new, at, self.head[...]) for old, new in zip(past, (k, v), strict=True))
-                return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees), (k, v)
+                return attend(q, k, v, mask, prefix_k, prefix_v, sees), (k, v)
 
             return layer(x, rope, attention)
 

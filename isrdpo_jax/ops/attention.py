@@ -74,6 +74,7 @@ def attend_behind(
     prefix_k: jax.Array,
     prefix_v: jax.Array,
     sees: jax.Array,
+    for_cpu: bool = False,
 ) -> jax.Array:
     """Attention of extensions, each of which continues one of the prefixes beside it; nothing is copied per extension.
 
@@ -83,8 +84,10 @@ def attend_behind(
     Args:
         q: [b, r, n, h, c], queries of n positions of r extensions. k, v: [b, r, k, m, c], the extensions' own.
         mask: bool[b, r, n, m], who sees which of its own.
-        prefix_k, prefix_v: [b, s, k, p, c], s prefixes, which all extensions beside them may read.
+        prefix_k, prefix_v: [b, s, k, c, p], s prefixes, which all extensions beside them may read.
         sees: bool[b, s, r], which of them each extension continues.
+        for_cpu: multiply values with weights and not the reverse; then a CPU reads both along their rows, and a matrix
+            unit would be filled by few columns.
 
     Returns:
         [b, r, n, h, c] in the dtype of v: one softmax over all that is seen.
@@ -96,8 +99,8 @@ def attend_behind(
     beside = jnp.broadcast_to(query.reshape(b, 1, kv_heads, -1, c), (b, s, kv_heads, r * groups * n, c))
     alone = query.swapaxes(1, 2).reshape(b, r, kv_heads, groups * n, c)
 
-    # x: (r, g, n). Keys times queries and not the reverse: compilers for CPUs are fast where the long side comes first.
-    shared = jnp.einsum("bskpc,bskxc->bskpx", prefix_k, beside, preferred_element_type=jnp.float32).swapaxes(-1, -2)
+    # x: (r, g, n).
+    shared = jnp.einsum("bskxc,bskcp->bskxp", beside, prefix_k, preferred_element_type=jnp.float32)
     seen = jnp.broadcast_to(sees[:, :, :, None], (b, s, r, groups * n)).reshape(b, s, 1, -1, 1)
     shared = jnp.where(seen, shared * c**-0.5, _MASKED)  # [b, s, k, x, p]
     own = jnp.einsum("brkyc,brkmc->brkym", alone, k, preferred_element_type=jnp.float32)  # y: (g, n)
@@ -112,7 +115,12 @@ def attend_behind(
     shared = jnp.exp(shared - highest.swapaxes(1, 2).reshape(b, 1, kv_heads, -1, 1))
     own = jnp.exp(own - highest[..., None])
     total = by_extension(shared.sum(-1).sum(1)) + own.sum(-1)
-    out = jnp.einsum("bskxp,bskpc->bskxc", shared.astype(v.dtype), prefix_v, preferred_element_type=jnp.float32)
+    weights = shared.astype(v.dtype)
+    if for_cpu:
+        columns = weights.swapaxes(-1, -2)
+        out = jnp.einsum("bskcp,bskpx->bskcx", prefix_v, columns, preferred_element_type=jnp.float32).swapaxes(-1, -2)
+    else:
+        out = jnp.einsum("bskxp,bskcp->bskxc", weights, prefix_v, preferred_element_type=jnp.float32)
     out = by_extension(out.sum(1))
     out += jnp.einsum("brkym,brkmc->brkyc", own.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out = (out / total[..., None]).astype(v.dtype)

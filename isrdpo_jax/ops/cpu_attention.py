@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 RESIDUALS = "cpu_attention"  # names what the backward pass needs beside q, k and v
 _BLOCK = 256  # queries
 _SCORES_BYTES = 2**22  # of the scores of a block of queries of all heads that are computed at a time
-_MASKED = -1e30  # finite, as in `ops.attention`
+MASKED = -1e30  # finite, as in `ops.attention`
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -39,7 +39,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, block: i
 
     def head(mask, q, k, v):
         outs, tops, totals = [], [], []
-        for start, end in _blocks(len(mask), block):
+        for start, end in blocks(len(mask), block):
             scores = _scores(mask[:end, start:end], q[:, start:end], k[:end])
             top = scores.max(0)
             weights = jnp.exp(scores - top)
@@ -50,7 +50,8 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, block: i
         out, top, total = (jnp.concatenate(x, axis=-1) for x in (outs, tops, totals))
         return out.transpose(1, 2, 0), top, total
 
-    out, top, total = _over_heads(head, block, mask, _queries(q, k.shape[2]), _keys(k), v.transpose(0, 2, 3, 1))
+    arrays = _queries(q, k.shape[2]), _keys(k), v.transpose(0, 2, 3, 1)
+    out, top, total = over_heads(head, _scores_at_a_time(q, k, block), mask.swapaxes(1, 2), *arrays)
     return _positions(out), top, total
 
 
@@ -66,7 +67,7 @@ def _gradients(block: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.
         # The weights are exp(score - top) / total; it is less work to divide what they are multiplied with.
         mean, cotangent = mean / total, (cotangent / total[..., None]).astype(v.dtype)
         dq, dk, dv = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-        for start, end in _blocks(len(mask), block):
+        for start, end in blocks(len(mask), block):
             some, given = q[:, start:end], cotangent[:, start:end]
             weights = jnp.exp(_scores(mask[:end, start:end], some, k[:end]) - top[:, start:end])
             change = weights * (_products(v[:end], given) - mean[:, start:end])
@@ -80,32 +81,36 @@ def _gradients(block: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.
     mean = jnp.einsum("bnhc,bnhc->bnh", cotangent, out, precision="highest", preferred_element_type=jnp.float32)
     mean = mean.swapaxes(1, 2).reshape(top.shape)
     arrays = queries(q), _keys(k), k.transpose(0, 2, 3, 1), _keys(v), top, total, mean, queries(cotangent)
-    dq, dk, dv = _over_heads(head, block, mask, *arrays)
+    dq, dk, dv = over_heads(head, _scores_at_a_time(q, k, block), mask.swapaxes(1, 2), *arrays)
     return _positions(dq), dk.swapaxes(1, 2), dv.swapaxes(1, 2), None
 
 
 cpu_attend.defvjp(_attend, _gradients)
 
 
-def _over_heads(function: Callable, block: int, mask: jax.Array, *arrays: jax.Array) -> Any:
-    """`function` of every row's mask bool[keys, queries] and each key head's arrays, as many as fit at a time.
+def over_heads(function: Callable, scores: int, mask: jax.Array, *arrays: jax.Array) -> Any:
+    """`function` of every row's mask [b, …] and each key head's arrays [b, k, …], as many as fit at a time.
 
     Args:
-        arrays: [b, k, …], the first of them [b, k, g, n, c].
+        scores: how many `function` computes at a time.
     """
-    _, kv_heads, group, n, _ = arrays[0].shape
-    together = max(1, _SCORES_BYTES // (4 * group * min(block, n) * n))
+    b, kv_heads = arrays[0].shape[:2]
+    together = max(1, _SCORES_BYTES // (4 * scores))
 
     def row(one: tuple[jax.Array, ...]) -> Any:
         mask, *arrays = one
         return jax.lax.map(lambda head: function(mask, *head), tuple(arrays), batch_size=min(together, kv_heads))
 
-    rows = mask.swapaxes(1, 2), *arrays
-    return jax.lax.map(row, rows, batch_size=min(max(1, together // kv_heads), len(mask)))
+    return jax.lax.map(row, (mask, *arrays), batch_size=min(max(1, together // kv_heads), b))
 
 
-def _blocks(n: int, block: int) -> Iterator[tuple[int, int]]:
+def blocks(n: int, block: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + block, n)) for start in range(0, n, block))
+
+
+def _scores_at_a_time(q: jax.Array, k: jax.Array, block: int) -> int:
+    n, heads = q.shape[1:3]
+    return heads // k.shape[2] * min(block, n) * n
 
 
 def _queries(x: jax.Array, kv_heads: int) -> jax.Array:
@@ -127,7 +132,7 @@ def _keys(x: jax.Array) -> jax.Array:
 
 def _scores(mask: jax.Array, q: jax.Array, k: jax.Array) -> jax.Array:
     """float32[m, g, n] of queries [g, n, c] and keys [m, c] under bool[m, n]."""
-    return jnp.where(mask[:, None], _products(k, q) * k.shape[-1] ** -0.5, _MASKED)
+    return jnp.where(mask[:, None], _products(k, q) * k.shape[-1] ** -0.5, MASKED)
 
 
 def _products(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
 from isrdpo_jax.data.packing import bucket
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVPrefix
 from isrdpo_jax.models.lora import adapters, without_adapters
 from isrdpo_jax.models.unstacked import abstract_unstacked
 from isrdpo_jax.models.video_llava import Params, abstract_params, logical_axes
@@ -102,7 +102,7 @@ def _collect(
     lanes, bays, said = hall.lanes, hall.lanes * hall.bays, decodings(config)
     most = max(one.max_new_tokens for one in said)
     params, llama = _params(model, mesh), abstract_unstacked(model, mesh)
-    prefixes = abstract_prefixes(model, mesh, bays, hall.places, work.prefix_length)
+    prefixes = abstract_prefixes(model, mesh, bays, hall.places, work.prefix_length, config.collect.int8_prefixes)
     slots = abstract_slots(model, mesh, bays, hall.slots, _columns(config, model, work), most)
     held = (params, llama, prefixes, slots)  # through all of collect
     prefix_ids = _placed(_ints(work.prefix_tokens), replicated(mesh))
@@ -249,13 +249,13 @@ def _features(model: ModelConfig, mesh: Mesh, *batch: int) -> jax.ShapeDtypeStru
     return _placed(jax.ShapeDtypeStruct(shape, dtype), batch_sharding(mesh, axis=len(batch) - 1))
 
 
-def _cache(model: ModelConfig, work: Workload, mesh: Mesh, videos: int) -> KVCache:
+def _cache(model: ModelConfig, work: Workload, mesh: Mesh, videos: int) -> KVPrefix:
     """What `prefill` returns."""
     llama = model.llama
-    shape = (videos, llama.num_kv_heads, work.prefix_length, llama.head_dim)
+    shape = (videos, llama.num_kv_heads, llama.head_dim, work.prefix_length)
     layout = activation_sharding(mesh, ("batch", "kv_heads", None, None), shape)
     one: Any = _placed(jax.ShapeDtypeStruct(shape, jnp.dtype(model.compute_dtype)), layout)
-    return KVCache((one,) * llama.num_layers, (one,) * llama.num_layers)
+    return KVPrefix((one,) * llama.num_layers, (one,) * llama.num_layers)
 
 
 def _start(mesh: Mesh, lanes: int) -> Start:

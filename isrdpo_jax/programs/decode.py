@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVPrefix
 from isrdpo_jax.models.unstacked import build_unstacked
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.ops.sampling import Uses, sample, step_keys
@@ -19,7 +19,7 @@ from isrdpo_jax.schema import ModelConfig
 def decode(
     slots: Slots,
     llama: Params,
-    prefixes: KVCache,
+    prefixes: KVPrefix,
     *,
     config: ModelConfig,
     eos_id: int,
@@ -38,7 +38,6 @@ def decode(
         The slots, and int32[2]: steps taken, and tokens that were said in them.
     """
     model = build_unstacked(config, llama)
-    places = prefixes.k[0].shape[1]
     began = slots.live.sum()
     column = jnp.arange(slots.own.length)
     row = jnp.arange(slots.tokens.shape[-1])
@@ -53,10 +52,10 @@ def decode(
     def step(state: State) -> State:
         taken, spoken, slots = state
         newest = jnp.take_along_axis(slots.tokens, jnp.maximum(slots.count - 1, 0)[..., None], axis=-1)
-        x = model.embed(newest, prefixes.k[0].dtype)
+        x = model.embed(newest, slots.own.k[0].dtype)
         positions = prefixes.length + slots.length[..., None]
         mask = (column <= slots.length[..., None])[:, :, None]
-        sees = slots.place[:, None] == jnp.arange(places)[:, None]
+        sees = slots.place[:, None] == jnp.arange(prefixes.places)[:, None]
         hidden, own = model.extend(x, positions, mask, prefixes, sees, slots.own, slots.length)
         said = row < slots.count[..., None]
         token = sample(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVCache, KVPrefix
 from isrdpo_jax.models.llama import Llama
 from isrdpo_jax.models.unstacked import build_unstacked
 from isrdpo_jax.models.video_llava import Params
@@ -46,11 +46,11 @@ class Start(NamedTuple):
     style: Style
 
 
-def read_prompts(llama: Llama, prefix: KVCache, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, KVCache]:
+def read_prompts(llama: Llama, prefix: KVPrefix, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, KVCache]:
     """Runs prompts behind their prefix.
 
     Args:
-        prefix: [l, 1, k, p, c] a layer. tokens: int[l, a, n], left-aligned. lengths: int[l, a].
+        prefix: [l, 1, k, c, p] a layer. tokens: int[l, a, n], left-aligned. lengths: int[l, a].
 
     Returns:
         float32[l, a, v] logits behind each prompt's last token; the prompts' keys and values [l, a, k, n, c] a layer.
@@ -59,7 +59,7 @@ def read_prompts(llama: Llama, prefix: KVCache, tokens: jax.Array, lengths: jax.
     column = jnp.arange(n)
     mask = (column[:, None] >= column[None, :]) & (column < lengths[..., None, None])
     positions = jnp.broadcast_to(prefix.length + column, tokens.shape)
-    x = llama.embed(tokens, prefix.k[0].dtype)
+    x = llama.embed(tokens, llama.head[...].dtype)
     sees = jnp.ones((tokens.shape[0], 1, tokens.shape[1]), bool)
     hidden, own = llama.extend(x, positions, mask, prefix, sees)
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[..., None, None], axis=2)[:, :, 0]
@@ -70,7 +70,7 @@ def read_prompts(llama: Llama, prefix: KVCache, tokens: jax.Array, lengths: jax.
 def read(
     slots: Slots,
     llama: Params,
-    prefixes: KVCache,
+    prefixes: KVPrefix,
     prompts: Prompts,
     start: Start,
     base: jax.Array,
@@ -89,7 +89,7 @@ def read(
     logits, own = read_prompts(model, prefix_at(prefixes, prompts.at), prompts.tokens, prompts.lengths)
     keys = record_keys(base, start.purpose, start.record, start.sample)
     first = sample(logits, step_keys(keys, jnp.zeros_like(start.slot)), start.style, None, uses)
-    place = jnp.broadcast_to((prompts.at % prefixes.k[0].shape[1])[:, None], start.slot.shape)
+    place = jnp.broadcast_to((prompts.at % prefixes.places)[:, None], start.slot.shape)
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         """new [l, a, ...] into slots [b, r, ...]."""
@@ -117,7 +117,7 @@ def read(
 
 @functools.partial(jax.jit, static_argnames="config")
 def next_token_logprobs(
-    llama: Params, prefixes: KVCache, prompts: Prompts, candidates: jax.Array, *, config: ModelConfig
+    llama: Params, prefixes: KVPrefix, prompts: Prompts, candidates: jax.Array, *, config: ModelConfig
 ) -> jax.Array:
     """log p(candidate | prefix, prompt) for each candidate token.
 
@@ -130,4 +130,3 @@ def next_token_logprobs(
     model = build_unstacked(config, llama)
     logits, _ = read_prompts(model, prefix_at(prefixes, prompts.at), prompts.tokens, prompts.lengths)
     return jax.nn.log_softmax(logits, axis=-1)[..., candidates]
-

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format
 from jax.sharding import Mesh
 
-from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, KVCache
+from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, Int8, KVCache, KVPrefix, to_int8
 from isrdpo_jax.ops.sampling import Style
 from isrdpo_jax.schema import ModelConfig
 from isrdpo_jax.sharding import activation_sharding, batch_sharding, constrain
@@ -45,11 +45,20 @@ class Slots(NamedTuple):
     live: Any
 
 
-def abstract_prefixes(config: ModelConfig, mesh: Mesh, bays: int, places: int, length: int) -> KVCache:
-    """Shapes of the prefixes of all bays, [b, s, k, p, c] a layer, as they lie on the mesh."""
-    lying = _cache(config, mesh, (bays, places), length, PREFIX_AXES)
-    in_order = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=Format(IN_ORDER, x.sharding))  # noqa: E731
-    return jax.tree.map(in_order, lying)
+def abstract_prefixes(
+    config: ModelConfig, mesh: Mesh, bays: int, places: int, length: int, int8: bool = False
+) -> KVPrefix:
+    """Shapes of the prefixes of all bays, [b, s, k, c, p] a layer, as they lie on the mesh.
+
+    Args:
+        int8: they are rounded to that.
+    """
+    llama = config.llama
+    lying = _lying(config, mesh, (bays, places, llama.num_kv_heads, llama.head_dim, length), PREFIX_AXES)
+    rounded = jax.eval_shape(to_int8, lying) if int8 else lying
+    format = Format(IN_ORDER, lying.sharding)
+    one: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=format), rounded)
+    return KVPrefix((one,) * llama.num_layers, (one,) * llama.num_layers)
 
 
 def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, columns: int, most: int) -> Slots:
@@ -63,8 +72,10 @@ def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, colum
     def rows(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((bays, slots, *more), dtype, sharding=here)
 
+    llama = config.llama
+    own = _lying(config, mesh, (bays, slots, llama.num_kv_heads, columns, llama.head_dim), OWN_AXES)
     return Slots(
-        _cache(config, mesh, (bays, slots), columns, OWN_AXES),
+        KVCache((own,) * llama.num_layers, (own,) * llama.num_layers),
         place=rows(jnp.int32),
         length=rows(jnp.int32),
         tokens=rows(jnp.int32, most),
@@ -83,11 +94,12 @@ def empty(abstract: Any) -> Any:
     return jax.jit(zeros, out_shardings=formats)()
 
 
-def place_prefixes(prefixes: KVCache, new: KVCache, at: jax.Array) -> KVCache:
+def place_prefixes(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix:
     """Puts one prefix into each lane.
 
     Args:
-        prefixes: [b, s, k, p, c] a layer; donated. new: [l, k, p, c] a layer, one for each of l lanes.
+        prefixes: [b, s, k, c, p] a layer; donated. new: [l, k, c, p] a layer, one for each of l lanes; it is rounded
+            if they are.
         at: int[l], the place in the lane; one that the lane does not have puts nothing.
     """
     format = jax.tree.leaves(prefixes)[0].format  # of all of them
@@ -100,12 +112,14 @@ def placing(format: Format) -> Any:
     return jax.jit(_place, donate_argnames="prefixes", out_shardings=format)
 
 
-def _place(prefixes: KVCache, new: KVCache, at: jax.Array) -> KVCache:
+def _place(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix:
     def put(old: jax.Array, one: jax.Array) -> jax.Array:
         lanes = lanes_of(old, at.shape[0])
         put_one = lambda lane, place, prefix: lane.at[place].set(prefix, mode="drop")  # noqa: E731
         return jax.vmap(put_one)(lanes, at, one.astype(old.dtype)).reshape(old.shape)
 
+    if isinstance(prefixes.k[0], Int8):
+        new = jax.tree.map(to_int8, new)
     return jax.tree.map(put, prefixes, new)
 
 
@@ -120,8 +134,8 @@ def lanes_of(x: jax.Array, lanes: int) -> jax.Array:
     return x.reshape(lanes, -1, *x.shape[2:])
 
 
-def prefix_at(prefixes: KVCache, at: jax.Array) -> KVCache:
-    """The prefix of one place in each lane: [l, 1, k, p, c] a layer.
+def prefix_at(prefixes: KVPrefix, at: jax.Array) -> KVPrefix:
+    """The prefix of one place in each lane: [l, 1, k, c, p] a layer.
 
     Args:
         at: int[l].
@@ -136,9 +150,7 @@ def stay(slots: Slots) -> Slots:
     return jax.tree.map(lambda x, axes: constrain(x, axes, slots.own.k[0]), slots, where)
 
 
-def _cache(config: ModelConfig, mesh: Mesh, lead: tuple[int, int], length: int, axes: tuple) -> KVCache:
-    llama = config.llama
-    shape = (*lead, llama.num_kv_heads, length, llama.head_dim)
+def _lying(config: ModelConfig, mesh: Mesh, shape: tuple[int, ...], axes: tuple) -> Any:
+    """A layer's keys or values, as they lie on the mesh."""
     sharding = activation_sharding(mesh, axes, shape)
-    one: Any = jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype), sharding=sharding)
-    return KVCache((one,) * llama.num_layers, (one,) * llama.num_layers)
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype), sharding=sharding)

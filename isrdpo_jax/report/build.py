@@ -28,6 +28,7 @@ from isrdpo_jax.report.tallies import (
     pair_counts,
     retrospection,
     same_verdict,
+    speed,
 )
 from isrdpo_jax.report.training import MEANINGS, Training, read_training
 from isrdpo_jax.report.videos import Videos
@@ -70,6 +71,7 @@ class Row:
     training: Training
     retrospection: Retrospection
     again: tuple[Again, ...]
+    speed: dict[str, dict[str, float | int]]
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def _row(run: Run, one: Iteration) -> Row:
             Again(other.label, judge_panel(other.judgements), same_verdict(one.judgements, other.judgements))
             for other in one.rejudged
         ),
+        speed=speed(one),
     )
 
 

@@ -135,14 +135,15 @@ function put(name, value) { waiting.get(name)(value); }
           el("span", null, `${words(text).length} words${finished ? "" : ", cut at the length limit"}`)),
         text ? el("p", null, text) : missing("(empty)")));
     });
-    box.append(el("h5", null, "VERDICT · log-odds for response 1"), ...verdict(example, winner, reason));
+    const measure = example.scores.length ? "points of each response" : "log-odds for response 1";
+    box.append(el("h5", null, `VERDICT · ${measure}`), ...verdict(example, winner, reason));
     box.append(...description(example, t, context));
     return box;
   }
 
   const tag = (kind, text) => el("span", { class: `tag ${kind}` }, text);
 
-  function verdict({ orders, said, figures }, winner, reason) {
+  function verdict({ orders, said, scores, figures }, winner, reason) {
     const parts = [];
     if (orders.length || figures[MARGIN] !== null) {
       const list = el("dl", { class: "verdict" });
@@ -154,8 +155,9 @@ function put(name, value) { waiting.get(name)(value); }
             el("i", { style: `--from: ${100 * Math.min(p, 0.5)}%; --size: ${100 * Math.abs(p - 0.5)}%` })),
           el("dd", null, `${signed(odds)} → ${odds ? `response ${odds > 0 ? 1 : 2}, ${percent(Math.max(p, 1 - p))}` : "neither"}`));
       });
+      scores.forEach((points, i) => list.append(el("dt", null, `Response ${i + 1}`), el("dd"), el("dd", null, points.toFixed(2))));
       if (figures[MARGIN] !== null) list.append(
-        el("dt", null, orders.length ? "Mean" : "Score 1 − score 2"), el("dd"),
+        el("dt", null, orders.length ? "Mean" : "Difference"), el("dd"),
         el("dd", null, el("b", null, signed(figures[MARGIN])), winner === null ? " → no preference" : ` → response ${winner + 1}`));
       parts.push(list);
     } else parts.push(missing(`Not judged: ${manifest.reasons[reason] || reason}.`));

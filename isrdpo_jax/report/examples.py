@@ -153,7 +153,7 @@ def _responses(row: dict[str, Any]) -> tuple[str, str, list[tuple[str, bool]]]:
 
 def _verdict(row: dict[str, Any]) -> dict[str, Any]:
     orders = [float(odds) for odds in row.get("log_odds") or () if odds is not None]
-    return {"orders": orders, "said": row.get("texts") or []}
+    return {"orders": orders, "said": row.get("texts") or [], "scores": row.get("scores") or []}
 
 
 def _write_strips(folder: Path, runs: Sequence[Run], videos: Sequence[Videos], limit: int) -> dict[Key, list[Any]]:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from isrdpo_jax.data.shapes_world.revision import Revision, revision
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.report.retrospection import Rewriting, rewriting
 from isrdpo_jax.runs.layout import STAGES, IterationLayout, RunLayout
+from isrdpo_jax.stages.tally import Tally
 from isrdpo_jax.yaml_tree import CoreLoader
 
 T = TypeVar("T")
@@ -127,6 +128,7 @@ class Iteration:
     rejudged: tuple[Rejudged, ...] = ()
     answers: tuple[Answer, ...] = ()
     agreement: tuple[Agreement, ...] = ()
+    speed: tuple[tuple[str, Tally], ...] = ()  # of each session of a stage that held dialogues
 
     @property
     def number(self) -> int:
@@ -266,6 +268,7 @@ def _load_iteration(layout: IterationLayout, truths: Truths, notes: Notes) -> It
         summary=_read_summary(layout.evaluation / "summary.json", notes),
         rejudged=tuple(_rejudged(path, asked, notes) for path in sorted(layout.rejudged.glob("*.jsonl"))),
         answers=tuple(read_rows([layout.evaluation / "answers.jsonl"], _answer, notes)),
+        speed=tuple(read_rows([layout.speed], _speed, notes)),
         agreement=tuple(one for path in sorted(layout.agreement.glob("*.json")) for one in _agreement(path, notes)),
     )
 
@@ -334,6 +337,10 @@ def _description(row: dict[str, Any], truths: Truths) -> Description:
 
 def _pair(row: dict[str, Any]) -> tuple[str, int, int]:
     return row["id"], count_words(row["chosen"]), count_words(row["rejected"])
+
+
+def _speed(row: dict[str, Any]) -> tuple[str, Tally]:
+    return row["stage"], Tally(**{field.name: row[field.name] for field in fields(Tally)})
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from isrdpo_jax.data.shapes_world.revision import Revision
 from isrdpo_jax.report.load import Iteration, Judgement
 from isrdpo_jax.report.retrospection import Rewriting
+from isrdpo_jax.stages.tally import Tally
 
 T = TypeVar("T", Rewriting, Revision)
 
@@ -164,3 +165,11 @@ def _share(judged: Sequence[Judgement], holds: Callable[[Judgement], bool]) -> S
 
 def _mean(values: Sequence[float]) -> Share:
     return Share(sum(values) / len(values) if values else None, len(values))
+
+
+def speed(one: Iteration) -> dict[str, dict[str, float | int]]:
+    """How each stage that held dialogues fared, over all of its sessions: the figures of `stages.tally.Tally`."""
+    sessions: dict[str, Tally] = {}
+    for stage, tally in one.speed:
+        sessions[stage] = sessions.get(stage, Tally()) + tally
+    return {stage: tally.figures() for stage, tally in sessions.items()}

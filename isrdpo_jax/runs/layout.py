@@ -142,6 +142,11 @@ class RunLayout:
     def report(self) -> Path:
         return self.root / "report" / "index.html"
 
+    @property
+    def judged(self) -> Path:
+        """What the judge of `evaluation.judge` said of the held-out answers; laid out as by `isrdpo eval`."""
+        return self.root / "judged"
+
     def iteration(self, t: int) -> IterationLayout:
         """The folder of iteration t >= 0."""
         return IterationLayout(self.root / f"iter_{t:02d}", t)

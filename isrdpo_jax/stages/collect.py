@@ -172,9 +172,7 @@ def look_elsewhere(source: Videos, i: int, video: Video, judge: JudgeConfig) -> 
         yield Look(Sight(other.frames, other.id))
 
 
-def interview(
-    policy: Policy, source: Videos, i: int, video: Video, config: Config, previous: str | None
-) -> Dialogue:
+def interview(policy: Policy, source: Videos, i: int, video: Video, config: Config, previous: str | None) -> Dialogue:
     """Two responses to every question and a description, all at once; then the verdicts.
 
     Args:

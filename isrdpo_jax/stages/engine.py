@@ -131,6 +131,8 @@ class Engine:
         self._no_pixels = np.zeros(side if image else (vision.num_frames, *side), np.float32)
         shape = (vision.tokens_per_video, vision.hidden_size)
         self._no_features = np.zeros(shape, jnp.dtype(config.compute_dtype))
+        # Before memory is looked at: what it takes is not left to videos.
+        self._llama = jax.block_until_ready(unstacked_decoder(policy.params["llama"], config=config))
         length = policy.prefix_length_of(image=image)
         self.room = config.llama.max_positions - length
         said = max((one.max_new_tokens for one in decodings), default=1)
@@ -138,9 +140,8 @@ class Engine:
         columns = slot_columns(self._turn_tokens, said)
         self.hall = hall = hall_that_fits(collect, config, mesh, length, columns)
         bays = hall.lanes * hall.bays
-        self._prefixes = empty(abstract_prefixes(config, mesh, bays, hall.places, length))
+        self._prefixes = empty(abstract_prefixes(config, mesh, bays, hall.places, length, collect.int8_prefixes))
         self._slots = empty(abstract_slots(config, mesh, bays, hall.slots, columns, said))
-        self._llama = unstacked_decoder(policy.params["llama"], config=config)
         self._prefix_ids = put_whole(mesh, np.asarray(policy.prefix_ids, np.int32))
         base = np.asarray(jax.random.key_data(base_key(seed, iteration)))
         self._base = jax.random.wrap_key_data(put_whole(mesh, base))
@@ -308,9 +309,7 @@ class Engine:
         host = Start(slot, limit, purpose, record, sample, style)
         start = jax.tree.map(lambda x: put_batch(self.policy.mesh, x), host)
         self._begins_work()
-        self._slots = read(
-            self._slots, self._llama, self._prefixes, prompts, start, self._base, **self._settings
-        )
+        self._slots = read(self._slots, self._llama, self._prefixes, prompts, start, self._base, **self._settings)
         return []
 
     def _decode(self, ahead: Ahead) -> Ended:

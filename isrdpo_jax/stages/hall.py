@@ -55,16 +55,18 @@ class Hall:
         """How many texts end before somebody looks at them: a read that then follows is half full."""
         return max(1, self.lanes // 2)
 
-    def bytes_on_device(self, config: ModelConfig, mesh: Mesh, prefix: int, columns: int) -> int:
+    def bytes_on_device(self, config: ModelConfig, mesh: Mesh, prefix: int, columns: int, int8: bool = False) -> int:
         """Of all keys and values, on one device.
 
         Args:
-            prefix, columns: positions of a prefix, and of a slot.
+            prefix, columns: positions of a prefix, and of a slot. int8: prefixes are rounded to that.
         """
         llama = config.llama
-        position = 2 * llama.num_layers * llama.num_kv_heads * llama.head_dim * jnp.dtype(config.compute_dtype).itemsize
-        positions = self.bays * (self.places * prefix + self.slots * columns)
-        return self.lanes // batch_ways(mesh) * positions * position // kv_head_ways(mesh)
+        own = llama.head_dim * jnp.dtype(config.compute_dtype).itemsize
+        shared = llama.head_dim + 4 if int8 else own  # and a scale
+        heads = 2 * llama.num_layers * llama.num_kv_heads
+        all_heads = self.bays * (self.places * prefix * shared + self.slots * columns * own)
+        return self.lanes // batch_ways(mesh) * heads * all_heads // kv_head_ways(mesh)
 
 
 def slot_columns(turn_tokens: int, most_said: int) -> int:
@@ -106,21 +108,21 @@ def hall_that_fits(collect: CollectConfig, config: ModelConfig, mesh: Mesh, pref
     Raises:
         ConfigError: not one video in every lane fits, or the numbers do not divide.
     """
-    hall = hall_asked_for(collect, mesh)
+    hall, shapes = hall_asked_for(collect, mesh), (config, mesh, prefix, columns, collect.int8_prefixes)
     lanes, budget = hall.lanes, memory_budget(collect, mesh)
     if budget is None:
         return hall
-    while hall.bytes_on_device(config, mesh, prefix, columns) > budget and hall.bays > 1:
+    while hall.bytes_on_device(*shapes) > budget and hall.bays > 1:
         hall = replace(hall, bays=hall.bays - 1)
-    if (needed := hall.bytes_on_device(config, mesh, prefix, columns)) > budget and hall.places > 1:
+    if (needed := hall.bytes_on_device(*shapes)) > budget and hall.places > 1:
         hall = Hall.of(lanes, lanes, collect.slots)
-        needed = hall.bytes_on_device(config, mesh, prefix, columns)
+        needed = hall.bytes_on_device(*shapes)
     if needed > budget:
         raise ConfigError(
             f"collect: to hold one video in each of {lanes} lanes, keys and values take {needed / GIB:.2f} GiB of "
             f"every device ({prefix} positions of a prefix, {hall.slots} slots of {columns}), and there are "
-            f"{budget / GIB:.2f}. Lower collect.turn_tokens, sampling.max_new_tokens or collect.slots, or split the "
-            "model over more devices (mesh.tensor)."
+            f"{budget / GIB:.2f}. Lower collect.turn_tokens, sampling.max_new_tokens or collect.slots, set "
+            "collect.int8_prefixes=true, or split the model over more devices (mesh.tensor)."
         )
     return hall
 

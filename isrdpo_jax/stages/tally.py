@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass
@@ -26,6 +26,10 @@ class Tally:
     seconds: float = 0.0
     waited_s: float = 0.0
     idle_s: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        """Of two sessions."""
+        return Tally(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Tally)))
 
     def figures(self) -> dict[str, float | int]:
         """With shares: of slot steps that said a token, of read positions that are padding, of time without work."""

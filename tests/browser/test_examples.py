@@ -99,6 +99,25 @@ def test_a_card_tells_what_the_files_hold(report, runs, visit):
     assert page.locator(".side").first.locator("ins").all_inner_texts() == ["down"]
 
 
+def test_a_rubric_s_verdict_shows_the_points_of_both_responses(tmp_path, visit):
+    run = synthetic.write_run(tmp_path / "runs", "rubric")
+    for path in (run / "iter_03/judgements").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.open()]
+        for row in rows:
+            if row["verdict"] is not None:
+                scores = [4.25, 3.0] if row["verdict"] == 0 else [1.5, 3.0]
+                row |= {"log_odds": None, "scores": scores, "said_score": [0.9, 0.9], "margin": scores[0] - scores[1]}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = open_examples(visit, build_report([run], tmp_path / "report", synthetic.videos)).page
+    page.select_option("#show", "kept")
+    page.wait_for_function("() => document.querySelectorAll('.card').length === 8")
+    told = [" ".join(text.split()) for text in page.locator(".side").all_inner_texts()]
+    first = "points of each response Response 1 4.25 Response 2 3.00 Difference +1.25 → response 1"
+    second = "points of each response Response 1 1.50 Response 2 3.00 Difference −1.50 → response 2"
+    assert all((first in text) != (second in text) for text in told)
+    assert any(first in text for text in told) and any(second in text for text in told)
+
+
 def test_one_question_through_all_iterations(report, visit):
     page = open_examples(visit, report).page
     page.select_option("#beside", "0")

@@ -178,6 +178,31 @@ def test_a_killed_evaluation_resumes_without_asking_twice(lab, clips, tmp_path):
     assert row["outcomes"] == {"invalid: no score": VIDEOS, "ok": VIDEOS * EACH - VIDEOS}
 
 
+def test_a_run_asks_its_judge_behind_each_iteration_and_outlives_it(lab, clips, tmp_path):
+    rows = [row for row in read_jsonl(clips.parent / "test.jsonl") if int(row["id"].split("_")[1]) < 2]
+    few = clips.parent / "few.jsonl"
+    few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [f"run.dir={tmp_path}", "run.name=judged", f"data.path={few}", f"data.eval_path={few}", "dpo.epochs=1"]
+
+    with ChatServer(graded) as server:
+        command = ("run", clips, *settings, "run.iterations=1", *endpoint(server))
+        said = lab.isrdpo(*command).stderr
+        assert said.count("accuracy 0.500, score 3.000, 8 of 8 answers judged") == 2  # π_1 and π_2
+        found = read_json(tmp_path / "judged/judged/summary.json")
+        assert [row["subject"].split("/")[-1] for row in found["rows"]] == ["iter_00", "iter_01"]
+        assert [row["both"] for row in found["paired"]] == [8]
+        asked = len(server.bodies)
+        assert 8 <= asked <= 16  # answers that both gave are judged once
+        lab.isrdpo(*command)
+        assert len(server.bodies) == asked
+    (tmp_path / "judged/judged/replies.jsonl").unlink()
+    (tmp_path / "judged/judged/verdicts").rename(tmp_path / "verdicts")
+    gone = lab.isrdpo(*command, "evaluation.judge.attempts=1")  # nobody listens there any more
+    assert "0 of 8 answers judged" in gone.stderr
+    refused = lab.isrdpo(*command, "evaluation.judge.base_url=nowhere", code=2)
+    assert "nowhere" in refused.stderr
+
+
 def test_answers_of_others_are_joined_by_id_and_failures_are_counted(isrdpo, clips, tmp_path):
     """LLaVA-Hound's prediction rows: in another order, with an error and without two answers."""
     rows = []

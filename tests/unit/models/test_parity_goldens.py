@@ -20,7 +20,7 @@ from published import to_params
 from tiny import assert_trees_close
 
 from isrdpo_jax.data.packing import PREFIX, PackedArrays, PairTokens, Segment, pack_pairs, pack_segments
-from isrdpo_jax.models.kv_cache import KVCache
+from isrdpo_jax.models.kv_cache import KVPrefix
 from isrdpo_jax.models.video_llava import Params, abstract_params, build
 from isrdpo_jax.programs.dpo_step import PairBatch, pair_loss
 from isrdpo_jax.programs.encode import encode
@@ -153,7 +153,7 @@ def test_logits_of_packed_rows(golden):
         assert_close(logits[i, separate], a[f"logits/{i}/{j}"], f"video {i}, response {j}:")
 
 
-def open_prefix(golden: Golden) -> KVCache:
+def open_prefix(golden: Golden) -> KVPrefix:
     return prefill(golden.params, golden.arrays["prefix"], golden.arrays["features"], config=golden.config)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from isrdpo_jax.ops.attention import PADDING, PREFIX, attend, attend_behind, attend_causal, packed_mask
+from isrdpo_jax.ops.cpu_attend_behind import cpu_attend_behind
 
 RNG = np.random.default_rng(0)
 
@@ -92,25 +93,27 @@ def beside_prefixes(n: int, m: int, seed: int = 0) -> dict[str, np.ndarray]:
         "q": draw(b, r, n, h, c),
         **{name: draw(b, r, kv, m, c) for name in ("k", "v")},
         "mask": mask,
-        **{name: draw(b, s, kv, p, c) for name in ("prefix_k", "prefix_v")},
+        **{name: draw(b, s, kv, c, p) for name in ("prefix_k", "prefix_v")},
         "place": rng.integers(0, s, (b, r)),
     }
 
 
-def behind(x: dict[str, np.ndarray]) -> np.ndarray:
+def behind(x: dict[str, np.ndarray], for_cpu: bool = True) -> np.ndarray:
     sees = x["place"][:, None] == np.arange(x["prefix_k"].shape[1])[:, None]
     arrays = [jnp.asarray(x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
-    return np.asarray(jax.jit(attend_behind)(*arrays, jnp.asarray(sees)))
+    return np.asarray(jax.jit(attend_behind, static_argnames="for_cpu")(*arrays, jnp.asarray(sees), for_cpu=for_cpu))
 
 
+@pytest.mark.parametrize("for_cpu", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (3, 7)])
-def test_an_extension_attends_to_its_own_prefix_and_its_own_positions(n: int, m: int):
+def test_an_extension_attends_to_its_own_prefix_and_its_own_positions(n: int, m: int, for_cpu: bool):
     x = beside_prefixes(n, m)
-    out = behind(x)
+    out = behind(x, for_cpu)
     for i, j in np.ndindex(*x["place"].shape):
         own = x["place"][i, j]
         keys, values = (
-            np.concatenate([x[f"prefix_{name}"][i, own], x[name][i, j]], axis=1).swapaxes(0, 1) for name in "kv"
+            np.concatenate([x[f"prefix_{name}"][i, own].swapaxes(1, 2), x[name][i, j]], axis=1).swapaxes(0, 1)
+            for name in "kv"
         )
         mask = np.concatenate([np.ones((n, 4), bool), x["mask"][i, j]], axis=-1)
         expected = softmax_attention(x["q"][i, j][None], keys[None], values[None], mask[None])[0]
@@ -124,3 +127,12 @@ def test_which_place_the_own_prefix_has_changes_no_bit():
     other = {**x, "prefix_k": x["prefix_k"].copy()}
     other["prefix_k"][0, 1 - x["place"][0, 0]] += 100.0  # what an extension does not see
     np.testing.assert_array_equal(behind(other)[0, 0], behind(x)[0, 0])
+
+
+@pytest.mark.parametrize("block", [2, 3, 100])
+def test_prompts_in_blocks_attend_as_whole_ones(block: int):
+    """Behind the one prefix beside them; queries that see none of their own included."""
+    x = beside_prefixes(5, 7)
+    x = {**x, "place": np.zeros_like(x["place"]), **{name: x[name][:, :1] for name in ("prefix_k", "prefix_v")}}
+    arrays = [jnp.asarray(x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
+    np.testing.assert_allclose(jax.jit(cpu_attend_behind, static_argnums=6)(*arrays, block), behind(x), atol=2e-6)

@@ -150,6 +150,15 @@ def test_agreement_with_labels_is_shown(runs, tmp_path):
     assert row in page.sections["judge"] and "agreement/torn.json: 1 unreadable record" in page.text
 
 
+def test_speed_is_told_where_it_was_measured(runs, tmp_path):
+    (runs[1] / "iter_01/speed.jsonl").unlink()
+    for t in (2, 3):
+        (runs[1] / f"iter_{t:02d}/speed.jsonl").write_text('{"stage": "collect"}\n')
+    page = build(runs, tmp_path)
+    assert "2 collect 10 2.00 135.0 75 % 1.10 0 % 0 % 0 %" in page.sections["speed"]
+    assert "self Not measured yet." in page.sections["speed"] and "speed.jsonl" in page.text
+
+
 def test_the_ledger_compares_held_out_answers_with_the_baseline(page):
     ledger = page.sections["lengths"].partition("Held-out answers")[2]
     assert "“More” is against self" in ledger and ledger.count("n = 6 the baseline") == 4

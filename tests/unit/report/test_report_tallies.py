@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,9 @@ import pytest
 from isrdpo_jax.data.shapes_world.revision import Revision
 from isrdpo_jax.report.load import Description, Iteration, Judgement
 from isrdpo_jax.report.retrospection import Rewriting
-from isrdpo_jax.report.tallies import Share, judge_panel, lengths, pair_counts, retrospection, same_verdict
+from isrdpo_jax.report.tallies import Share, judge_panel, lengths, pair_counts, retrospection, same_verdict, speed
 from isrdpo_jax.runs.layout import IterationLayout
+from isrdpo_jax.stages.tally import Tally
 
 
 def judgement(id, log_odds=(), verdict=None, reason="ok", words=None, better=None):
@@ -113,3 +115,13 @@ def test_lengths():
     assert (ledger.chosen, ledger.rejected, ledger.ratio) == (9.0, 6.0, 1.5)
     assert (ledger.description.value, ledger.cut.value, ledger.cut.count) == (9.0, 0.5, 2)
     assert lengths(iteration()).ratio is None
+
+
+def test_speed_is_that_of_all_sessions_of_a_stage_together():
+    sessions = (("collect", Tally(slot_steps=100, decoded=20, seconds=4.0)), ("evaluate", Tally(videos=3, prefills=3)))
+    more = ("collect", Tally(slot_steps=300, decoded=180, seconds=1.0))
+    figures = speed(dataclasses.replace(iteration(), speed=(*sessions, more)))
+    assert list(figures) == ["collect", "evaluate"]
+    assert (figures["collect"]["slot_use"], figures["collect"]["tokens_per_second"]) == (0.5, 40.0)
+    assert figures["evaluate"]["prefills_per_video"] == 1.0
+    assert speed(iteration()) == {}

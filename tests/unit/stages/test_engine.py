@@ -7,6 +7,7 @@ import dataclasses
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from tiny_policy import noise_video, tiny_policy
@@ -204,6 +205,22 @@ def test_memory_decides_how_many_videos_are_held(policy):
     assert fitting(policy, needed / GIB) == whole
     assert fitting(policy, 0.6 * needed / GIB) == Hall(1, 2, 2, 3)
     assert fitting(policy, 0.2 * needed / GIB) == Hall(1, 1, 1, 2)
+
+
+def test_rounded_prefixes_take_less_and_change_little(policy):
+    exact, rounded = engine_of(policy), engine_of(policy, int8_prefixes=True)
+    requests = say("What?", how=Decoding(24, 0.0)), Weigh("What?", tuple(range(50)))
+    (text, logprobs), (text_rounded, logprobs_rounded) = ask(exact, *requests), ask(rounded, *requests)
+    assert text_rounded.tokens[0] == text.tokens[0]
+    moved = np.abs(logprobs_rounded - logprobs).max()
+    assert 0 < moved < 0.02
+    kept = {leaf.dtype.name for leaf in jax.tree.leaves(rounded._prefixes)}
+    assert kept == {"int8", "float32"}
+    whole = fitting(policy, None)
+    sizes = [whole.bytes_on_device(policy.config, policy.mesh, 100, 40, int8) for int8 in (False, True)]
+    assert sizes[0] - sizes[1] == 2 * 2 * 2 * 8 * 100 * (4 * 4 - (4 + 4))  # a head of 4 float32, or 4 int8 and a scale
+    assert fitting(policy, sizes[1] / GIB) != whole
+    assert fitting(policy, sizes[1] / GIB, int8_prefixes=True) == whole
 
 
 def test_memory_for_not_even_one_video_is_refused_with_what_to_change(policy):

@@ -1,4 +1,4 @@
-"""Attention over packed rows, by the implementation that the configuration names; all of them give the same."""
+"""Attention by the implementation that the configuration names, or the device wants; all of them give the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from isrdpo_jax.ops.attention import PADDING, attend_causal, packed_mask
+from isrdpo_jax.models.kv_cache import OWN_AXES, PREFIX_AXES, Int8, KVPrefix, from_int8
+from isrdpo_jax.ops.attention import PADDING, attend_behind, attend_causal, packed_mask
+from isrdpo_jax.ops.cpu_attend_behind import cpu_attend_behind
 from isrdpo_jax.ops.cpu_attention import cpu_attend
 from isrdpo_jax.ops.cudnn import cudnn_attend
 from isrdpo_jax.ops.splash import splash_attend
@@ -39,3 +41,31 @@ def packed_attention(
         sharded = on_shards(cpu_attend, (_HEADS, _HEADS, _HEADS, ("batch", None, None)), like)
         return lambda q, k, v: sharded(q, k, v, mask)
     return functools.partial(cudnn_attend if kind == "cudnn" else attend_causal, mask=mask)
+
+
+def attention_behind(kind: AttentionKind, positions: int, prefix: KVPrefix, like: jax.Array) -> Callable:
+    """`ops.attention.attend_behind`, or what takes its place: a CPU reads whole prompts in blocks.
+
+    Args:
+        kind: see `packed_attention`. positions: of every extension. like: a parameter, whose mesh the arrays lie on.
+    """
+    queries = ("batch", None, None, "heads", None)
+    axes = (queries, OWN_AXES, OWN_AXES, ("batch", None, None, None), PREFIX_AXES, PREFIX_AXES)
+    in_blocks = on_shards(cpu_attend_behind, axes, like)
+    cpu = kind in ("auto", "cpu")
+
+    def attend(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        mask: jax.Array,
+        prefix_k: jax.Array | Int8,
+        prefix_v: jax.Array | Int8,
+        sees: jax.Array,
+    ) -> jax.Array:
+        prefix_k, prefix_v = from_int8(prefix_k, k.dtype), from_int8(prefix_v, v.dtype)
+        if cpu and positions > 1 and prefix.places == 1:
+            return in_blocks(q, k, v, mask, prefix_k, prefix_v)
+        return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees, for_cpu=cpu)
+
+    return attend
