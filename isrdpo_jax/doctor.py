@@ -162,11 +162,14 @@ def _accelerators(devices: dict[str, Any] | None) -> Iterator[Finding]:
     if chips and "TPU_SKIP_MDS_QUERY" in os.environ:
         what = "TPU_SKIP_MDS_QUERY is set: it is for compiling without a TPU, and there is one"
         yield Finding("tpu", "mend", what, f"unset {' '.join(variables)}")
-    elif variables := [name for name in variables if name != "TPU_SKIP_MDS_QUERY"]:  # JAX sets it where no TPU is
+    elif variables := [name for name in variables if name not in _SET_BY_JAX]:
         yield Finding("tpu", "ok", ", ".join(f"{name}={os.environ[name]}" for name in variables))
     if Path("/dev/nvidia0").exists() and platform == "cpu" and platforms != "cpu":
         what = "an NVIDIA GPU is attached and JAX uses the CPU"
         yield Finding("gpu", "mend", what, "Install the extra: pip install 'isrdpo-jax[cuda]'.")
+
+
+_SET_BY_JAX = ("TPU_SKIP_MDS_QUERY", "TPU_LIBRARY_PATH")  # where no TPU is, and where libtpu is installed
 
 
 def _chips() -> list[Path]:
