@@ -25,7 +25,7 @@ from isrdpo_jax.programs.encode import encode
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.programs.read import Prompts, Start, next_token_logprobs, read
-from isrdpo_jax.programs.slots import abstract_prefixes, abstract_slots, placing
+from isrdpo_jax.programs.slots import abstract_prefixes, abstract_slots, formats, placing
 from isrdpo_jax.programs.unstack import unstacked_decoder
 from isrdpo_jax.programs.update import abstract_state
 from isrdpo_jax.schema import Config, ModelConfig
@@ -160,7 +160,7 @@ def _collect(
         ),
         Program(
             "place",
-            lambda: placing(jax.tree.leaves(prefixes)[0].format).lower(prefixes, cache, at),
+            lambda: placing(formats(prefixes)).lower(prefixes, cache, at),
             _bytes_per_device((held, cache, at)),
             Flops(0.0, 0.0),
         ),

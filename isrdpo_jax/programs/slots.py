@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format
 from jax.sharding import Mesh
 
-from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, Int8, KVCache, KVPrefix, to_int8
+from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, Int8, KVCache, KVPrefix, prefix_layout, to_int8
 from isrdpo_jax.ops.sampling import Style
 from isrdpo_jax.schema import ModelConfig
 from isrdpo_jax.sharding import activation_sharding, batch_sharding, constrain
@@ -56,8 +56,12 @@ def abstract_prefixes(
     llama = config.llama
     lying = _lying(config, mesh, (bays, places, llama.num_kv_heads, llama.head_dim, length), PREFIX_AXES)
     rounded = jax.eval_shape(to_int8, lying) if int8 else lying
-    format = Format(IN_ORDER, lying.sharding)
-    one: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=format), rounded)
+
+    def lies(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        layout = IN_ORDER if x.shape[-2] == 1 else prefix_layout(mesh)  # scales are one row
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=Format(layout, lying.sharding))
+
+    one: Any = jax.tree.map(lies, rounded)
     return KVPrefix((one,) * llama.num_layers, (one,) * llama.num_layers)
 
 
@@ -89,9 +93,8 @@ def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, colum
 
 def empty(abstract: Any) -> Any:
     """Zeros of these shapes, made where they lie."""
-    formats = jax.tree.map(lambda x: x.format, abstract)
     zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)  # noqa: E731
-    return jax.jit(zeros, out_shardings=formats)()
+    return jax.jit(zeros, out_shardings=formats(abstract))()
 
 
 def place_prefixes(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix:
@@ -102,14 +105,18 @@ def place_prefixes(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix
             if they are.
         at: int[l], the place in the lane; one that the lane does not have puts nothing.
     """
-    format = jax.tree.leaves(prefixes)[0].format  # of all of them
-    return placing(format)(prefixes, new, at)
+    return placing(formats(prefixes))(prefixes, new, at)
+
+
+def formats(arrays: Any) -> Any:
+    """How each of them lies in memory, or shall lie."""
+    return jax.tree.map(lambda x: x.format, arrays)
 
 
 @functools.cache
-def placing(format: Format) -> Any:
+def placing(lying: KVPrefix) -> Any:
     """The program of `place_prefixes`, for prefixes that lie in memory like this, and stay so."""
-    return jax.jit(_place, donate_argnames="prefixes", out_shardings=format)
+    return jax.jit(_place, donate_argnames="prefixes", out_shardings=lying)
 
 
 def _place(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix:

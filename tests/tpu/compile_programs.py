@@ -31,7 +31,7 @@ from isrdpo_jax.programs.encode import encode
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.programs.prefill import prefill
 from isrdpo_jax.programs.read import Prompts, Start, next_token_logprobs, read
-from isrdpo_jax.programs.slots import abstract_prefixes, abstract_slots, placing
+from isrdpo_jax.programs.slots import abstract_prefixes, abstract_slots, formats, placing
 from isrdpo_jax.programs.unstack import unstacked_decoder
 from isrdpo_jax.programs.update import TrainState, abstract_state
 from isrdpo_jax.schema import DpoConfig, LlamaConfig, MeshConfig, ModelConfig, VisionConfig
@@ -142,7 +142,7 @@ def compile_all(mesh: Mesh) -> dict[str, Any]:
     llama = programs.add("unstack", unstacked_decoder, params["llama"], config=MODEL)
     assert_same_layout(llama, abstract_unstacked(MODEL, mesh))
     at = placed(ints(size), rows)
-    assert_same_layout(programs.add("place", placing(prefixes.k[0].format), prefixes, cache, at), prefixes)
+    assert_same_layout(programs.add("place", placing(formats(prefixes)), prefixes, cache, at), prefixes)
     prompts = Prompts(at, *placed((ints(size, PROMPTS, TURN_TOKENS), ints(size, PROMPTS)), rows))
     settings = {"config": MODEL, "eos_id": 2, "uses": Uses(noise=True, top_p=True)}
     base = placed(jax.eval_shape(lambda: base_key(0, 1)), replicated(mesh))
