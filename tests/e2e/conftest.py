@@ -31,6 +31,7 @@ def isrdpo(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["isrdpo", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")  # however long the folders' names are
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
