@@ -20,7 +20,7 @@ import numpy as np
 from rows import Row, show
 
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout
-from isrdpo_jax.runs.streamed import read_parts
+from isrdpo_jax.stages.parts import read_parts
 
 ROOT = Path(__file__).parents[1]
 
