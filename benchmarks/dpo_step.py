@@ -161,7 +161,8 @@ def compare(size: str, pairs: int, runs: int, threads: int) -> tuple[list[Row], 
         with TorchPeer("torch_peer_dpo.py", folder, threads) as peer:
             times = measure(size, Ours(config, params, inputs, dpo), peer, runs)
             facts = peer.facts
-    bounds = what_bounds(config, pairs, statistics.median(times["score"]) + statistics.median(times["step"]))
+    seconds = statistics.median(times["score"]) + statistics.median(times["step"])
+    bounds = what_bounds(config, pairs, seconds, len(times["live"]))
     both = [score + step for score, step in zip(times["score"], times["step"], strict=True)]
     floor = FLOOR if parameters >= FROM_PARAMETERS else None
     told = f"{size} ({parameters / 1e6:.1f}M)"
@@ -174,7 +175,7 @@ def compare(size: str, pairs: int, runs: int, threads: int) -> tuple[list[Row], 
     return rows, facts
 
 
-def what_bounds(config: ModelConfig, pairs: int, seconds: float) -> list[Row]:
+def what_bounds(config: ModelConfig, pairs: int, seconds: float, runs: int) -> list[Row]:
     """What sharing the prefix saves, and how fast a scoring and a step that take `seconds` compute what is needed."""
     prefix = BEFORE + config.vision.tokens_per_video
     work = Workload(1, 1, pairs, BEFORE, TURN, 0, 0, RESPONSE, 0, 0, prefix, describes=False)
@@ -183,8 +184,8 @@ def what_bounds(config: ModelConfig, pairs: int, seconds: float) -> list[Row]:
     shared, apart = prefix + TURN + 2 * RESPONSE, 2 * (prefix + TURN + RESPONSE)
     product = product_rate(shared, config.llama.hidden_size, config.llama.intermediate_size)
     return [
-        Row("  positions of a pair: prefix shared : two rows", shared, apart, apart / shared, None, "positions", 1),
-        Row("  useful FLOPs : one large product", ours, product, ours / product, None, "GFLOP/s", 1),
+        Row("  positions of a pair: prefix shared : two rows", shared, apart, apart / shared, None, "positions", runs),
+        Row("  useful FLOPs : one large product", ours, product, ours / product, None, "GFLOP/s", runs),
     ]
 
 
