@@ -16,13 +16,7 @@ from jax.sharding import Mesh
 
 from isrdpo_jax.sharding import on_shards
 
-PREFIX_AXES = (
-    "batch",
-    None,
-    "kv_heads",
-    None,
-    None,
-)  # of one that lies beside others; without, the second is not there
+PREFIX_AXES = ("batch", None, "kv_heads", None, None)
 OWN_AXES = ("batch", None, "kv_heads", None, None)
 IN_ORDER = Layout((0, 1, 2, 3, 4))
 """Of caches in memory: as products read them. Left to choose, compilers for TPUs put heads behind positions, to pad
