@@ -12,6 +12,7 @@ Options that gcloud does not have are refused with exit code 2, as gcloud does.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -45,7 +46,10 @@ def read(name: str) -> dict[str, Any]:
 
 
 def write(name: str, value: dict[str, Any]) -> None:
-    (CLOUD / name).write_text(json.dumps(value))
+    """Whole or not at all: calls of several workers read it meanwhile."""
+    half = CLOUD / f"half-{os.getpid()}"
+    half.write_text(json.dumps(value))
+    half.replace(CLOUD / name)
 
 
 def error(text: str, code: int = 1) -> NoReturn:
@@ -54,11 +58,15 @@ def error(text: str, code: int = 1) -> NoReturn:
 
 
 def played(name: str) -> Any:
-    """The next thing to play, or None."""
-    play = read("play.json")
-    found = play[name].pop(0) if play.get(name) else None
-    write("play.json", play)
-    return found
+    """The next thing to play, or None; each is played once, however many call at a time."""
+    with open(CLOUD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        play = read("play.json")
+        if not play.get(name):
+            return None
+        found = play[name].pop(0)
+        write("play.json", play)
+        return found
 
 
 def local(place: str) -> Path:
