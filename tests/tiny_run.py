@@ -98,7 +98,7 @@ class Lab:
     @property
     def video(self) -> Path:
         """One of the prepared videos."""
-        return min(self.root.glob("data/*/videos/train_*/*.mp4"))
+        return min(self.root.glob("data/*/videos/*/*.mp4"))
 
     def layout(self, name: str) -> RunLayout:
         return RunLayout(self.root / "runs" / name)

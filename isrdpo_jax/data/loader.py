@@ -6,6 +6,7 @@ Nothing relies on the order on disk: TFDS shuffles by a hash of the keys. Record
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -98,7 +99,10 @@ def open_split(config: Config, split: Split, *, num_frames: int, prepare: bool =
     if not folder.is_dir():
         if not prepare:
             raise DataError(f"{folder}: the {split} split is not prepared; run `isrdpo data build CONFIG`.")
-        _prepare(builder)
+        with _alone(folder):
+            builder = _builder(config, split, num_frames)  # it may have been built meanwhile
+            if not folder.is_dir():
+                _prepare(builder)
     left_out = read_skips(folder)
     if left_out:
         left_out.check(config.data)  # it may have been prepared under a more lenient configuration
@@ -171,6 +175,15 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     with _quiet(), tempfile.TemporaryDirectory() as unused:
         offline = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_dir=unused, download_config=offline)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process prepares a split, and those that want it meanwhile wait; the kernel frees a dead one's lock."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -53,6 +55,21 @@ def test_a_second_open_does_not_build_again(folder, train, monkeypatch):
     monkeypatch.setattr(loader, "_prepare", lambda builder: pytest.fail("built again"))
     again = open_split(_config(folder), "train", num_frames=8)
     assert (again.ids, again.digest) == (train.ids, train.digest)
+
+
+def test_who_wants_a_split_that_another_is_building_waits_for_it(tmp_path, monkeypatch):
+    builds, build = [], loader._prepare
+
+    def slowly(builder):
+        builds.append(builder.name)
+        time.sleep(0.2)
+        build(builder)
+
+    monkeypatch.setattr(loader, "_prepare", slowly)
+    with ThreadPoolExecutor() as pool:
+        found = [pool.submit(open_split, _config(tmp_path), "train", num_frames=8) for _ in range(2)]
+        one, other = (each.result() for each in found)
+    assert builds == ["shapes_world"] and one.digest == other.digest
 
 
 def test_other_numbers_build_anew(folder, train):
