@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from isrdpo_jax.models.kv_cache import OWN_AXES, PREFIX_AXES, Int8, KVPrefix, from_int8
+from isrdpo_jax.models.kv_cache import OWN_AXES, PREFIX_AXES, KVPrefix
 from isrdpo_jax.ops.attention import PADDING, attend_behind, attend_causal, packed_mask
 from isrdpo_jax.ops.cpu_attend_behind import cpu_attend_behind
 from isrdpo_jax.ops.cpu_attention import cpu_attend
 from isrdpo_jax.ops.cudnn import cudnn_attend
+from isrdpo_jax.ops.int8 import Int8, from_int8
 from isrdpo_jax.ops.splash import splash_attend
 from isrdpo_jax.schema import AttentionKind
 from isrdpo_jax.sharding import on_shards
@@ -63,9 +64,8 @@ def attention_behind(kind: AttentionKind, positions: int, prefix: KVPrefix, like
         prefix_v: jax.Array | Int8,
         sees: jax.Array,
     ) -> jax.Array:
-        prefix_k, prefix_v = from_int8(prefix_k, k.dtype), from_int8(prefix_v, v.dtype)
         if cpu and positions > 1 and prefix.places == 1:
-            return in_blocks(q, k, v, mask, prefix_k, prefix_v)
+            return in_blocks(q, k, v, mask, from_int8(prefix_k, k.dtype), from_int8(prefix_v, v.dtype))
         return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees, for_cpu=cpu)
 
     return attend

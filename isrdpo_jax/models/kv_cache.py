@@ -9,11 +9,11 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 
+from isrdpo_jax.ops.int8 import Int8
 from isrdpo_jax.sharding import on_shards
 
 PREFIX_AXES = ("batch", None, "kv_heads", None, None)
@@ -29,17 +29,6 @@ def prefix_layout(mesh: Mesh) -> Layout:
     and would copy all prefixes to have it so."""
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     return Layout((0, 1, 2, 4, 3)) if on_tpu else IN_ORDER
-
-
-class Int8(NamedTuple):
-    """Keys or values of a layer in half the bytes of bfloat16: values * scale.
-
-    Attributes:
-        values: int8[..., c, p]. scale: float32[..., 1, p], one for each head and position.
-    """
-
-    values: jax.Array
-    scale: jax.Array
 
 
 class KVPrefix(NamedTuple):
@@ -72,19 +61,6 @@ class KVCache(NamedTuple):
     def length(self) -> int:
         """How many positions there are, m."""
         return self.k[0].shape[-2]
-
-
-def to_int8(x: jax.Array) -> Int8:
-    """Rounds [..., c, p] to 255 steps between the largest absolute value of each head and position and its negative."""
-    x = x.astype(jnp.float32)
-    scale = jnp.abs(x).max(-2, keepdims=True) / 127
-    values = jnp.round(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
-    return Int8(values, scale)
-
-
-def from_int8(x: jax.Array | Int8, dtype: jnp.dtype) -> jax.Array:
-    """[..., c, p] in `dtype`, of what was rounded or was not."""
-    return (x.values * x.scale).astype(dtype) if isinstance(x, Int8) else x
 
 
 def write_columns(old: jax.Array, new: jax.Array, at: jax.Array, like: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from isrdpo_jax.ops.int8 import Int8, unscaled
+
 PREFIX = 0  # segment id of the positions that every segment of a row sees
 PADDING = -1  # segment id of positions that nobody sees
 
@@ -71,8 +73,8 @@ def attend_behind(
     k: jax.Array,
     v: jax.Array,
     mask: jax.Array,
-    prefix_k: jax.Array,
-    prefix_v: jax.Array,
+    prefix_k: jax.Array | Int8,
+    prefix_v: jax.Array | Int8,
     sees: jax.Array,
     for_cpu: bool = False,
 ) -> jax.Array:
@@ -99,8 +101,12 @@ def attend_behind(
     beside = jnp.broadcast_to(query.reshape(b, 1, kv_heads, -1, c), (b, s, kv_heads, r * groups * n, c))
     alone = query.swapaxes(1, 2).reshape(b, r, kv_heads, groups * n, c)
 
+    keys, key_scale = unscaled(prefix_k, k.dtype)
+    values, value_scale = unscaled(prefix_v, v.dtype)
     # x: (r, g, n).
-    shared = jnp.einsum("bskxc,bskcp->bskxp", beside, prefix_k, preferred_element_type=jnp.float32)
+    shared = jnp.einsum("bskxc,bskcp->bskxp", beside, keys, preferred_element_type=jnp.float32)
+    if key_scale is not None:
+        shared *= key_scale
     seen = jnp.broadcast_to(sees[:, :, :, None], (b, s, r, groups * n)).reshape(b, s, 1, -1, 1)
     shared = jnp.where(seen, shared * c**-0.5, _MASKED)  # [b, s, k, x, p]
     own = jnp.einsum("brkyc,brkmc->brkym", alone, k, preferred_element_type=jnp.float32)  # y: (g, n)
@@ -115,12 +121,12 @@ def attend_behind(
     shared = jnp.exp(shared - highest.swapaxes(1, 2).reshape(b, 1, kv_heads, -1, 1))
     own = jnp.exp(own - highest[..., None])
     total = by_extension(shared.sum(-1).sum(1)) + own.sum(-1)
-    weights = shared.astype(v.dtype)
+    weights = (shared if value_scale is None else shared * value_scale).astype(v.dtype)
     if for_cpu:
         columns = weights.swapaxes(-1, -2)
-        out = jnp.einsum("bskcp,bskpx->bskcx", prefix_v, columns, preferred_element_type=jnp.float32).swapaxes(-1, -2)
+        out = jnp.einsum("bskcp,bskpx->bskcx", values, columns, preferred_element_type=jnp.float32).swapaxes(-1, -2)
     else:
-        out = jnp.einsum("bskxp,bskcp->bskxc", weights, prefix_v, preferred_element_type=jnp.float32)
+        out = jnp.einsum("bskxp,bskcp->bskxc", weights, values, preferred_element_type=jnp.float32)
     out = by_extension(out.sum(1))
     out += jnp.einsum("brkym,brkmc->brkyc", own.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out = (out / total[..., None]).astype(v.dtype)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format
 from jax.sharding import Mesh
 
-from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, Int8, KVCache, KVPrefix, prefix_layout, to_int8
+from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, KVCache, KVPrefix, prefix_layout
+from isrdpo_jax.ops.int8 import Int8, to_int8
 from isrdpo_jax.ops.sampling import Style
 from isrdpo_jax.schema import ModelConfig
 from isrdpo_jax.sharding import activation_sharding, batch_sharding, constrain

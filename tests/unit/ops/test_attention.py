@@ -9,6 +9,7 @@ import pytest
 
 from isrdpo_jax.ops.attention import PADDING, PREFIX, attend, attend_behind, attend_causal, packed_mask
 from isrdpo_jax.ops.cpu_attend_behind import cpu_attend_behind
+from isrdpo_jax.ops.int8 import from_int8, to_int8
 
 RNG = np.random.default_rng(0)
 
@@ -99,8 +100,9 @@ def beside_prefixes(n: int, m: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def behind(x: dict[str, np.ndarray], for_cpu: bool = True) -> np.ndarray:
-    sees = x["place"][:, None] == np.arange(x["prefix_k"].shape[1])[:, None]
-    arrays = [jnp.asarray(x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
+    places = jax.tree.leaves(x["prefix_k"])[0].shape[1]
+    sees = x["place"][:, None] == np.arange(places)[:, None]
+    arrays = [jax.tree.map(jnp.asarray, x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
     return np.asarray(jax.jit(attend_behind, static_argnames="for_cpu")(*arrays, jnp.asarray(sees), for_cpu=for_cpu))
 
 
@@ -118,6 +120,14 @@ def test_an_extension_attends_to_its_own_prefix_and_its_own_positions(n: int, m:
         mask = np.concatenate([np.ones((n, 4), bool), x["mask"][i, j]], axis=-1)
         expected = softmax_attention(x["q"][i, j][None], keys[None], values[None], mask[None])[0]
         np.testing.assert_allclose(out[i, j], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("for_cpu", [False, True])
+def test_rounded_prefixes_are_attended_to_as_what_they_stand_for(for_cpu: bool):
+    x = beside_prefixes(3, 7)
+    rounded = {name: to_int8(x[name]) for name in ("prefix_k", "prefix_v")}
+    meant = {name: np.asarray(from_int8(prefix, np.dtype(np.float32))) for name, prefix in rounded.items()}
+    np.testing.assert_allclose(behind({**x, **rounded}, for_cpu), behind({**x, **meant}, for_cpu), atol=2e-6)
 
 
 def test_which_place_the_own_prefix_has_changes_no_bit():
