@@ -253,12 +253,14 @@ class DescribeConfig(Section):
 
 
 class JudgeConfig(Section):
-    mode: Literal["letters", "text", "rubric"] = Field(
+    mode: Literal["letters", "text", "rubric", "truth", "random"] = Field(
         "letters",
-        description="Log-probs of the two answer letters, a generated verdict, or a score of each response, 1 to 5.",
+        description="Log-probs of the two answer letters, a generated verdict, or a score of each response, 1 to 5; "
+        "as a ceiling and a control, the data set's ground truth, or a coin.",
     )
-    context: Literal["retrospective", "fresh", "none"] = Field(
-        "retrospective", description="ISR-DPO | describe without c_{t-1} | the self-rewarding baseline."
+    context: Literal["retrospective", "fresh", "none", "truth"] = Field(
+        "retrospective",
+        description="ISR-DPO | describe without c_{t-1} | the self-rewarding baseline | the data set's ground truth.",
     )
     video: Literal["true", "blank", "shuffled"] = Field(
         "true", description="Control: does the judge look at the video?"
@@ -269,6 +271,21 @@ class JudgeConfig(Section):
     tie_margin: NonNegativeFloat = Field(
         0.0, description="An averaged |log-odds| (rubric: difference of scores) under this is a tie and gives no pair."
     )
+
+    @property
+    def describes(self) -> bool:
+        """Whether the policy describes every video."""
+        return self.context in ("retrospective", "fresh")
+
+    @property
+    def asks_policy(self) -> bool:
+        """Whether the policy judges."""
+        return self.mode not in ("truth", "random")
+
+    @property
+    def knows_truth(self) -> bool:
+        """Whether verdicts or contexts come from the data set's ground truth."""
+        return "truth" in (self.mode, self.context)
 
 
 class DpoConfig(Section):
@@ -451,3 +468,12 @@ class Config(Section):
         None, description="sft: the model to train from nothing. A run takes the model of its start policy."
     )
     sft: SftConfig = SftConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.judge.knows_truth and self.data.dataset != "shapes_world":
+            raise ValueError(
+                f"judge.mode=truth and judge.context=truth need a data set with ground truth: shapes_world, not "
+                f"{self.data.dataset}"
+            )
+        return self

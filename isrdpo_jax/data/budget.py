@@ -68,7 +68,7 @@ class Budget:
         written = config.evaluation.max_new_tokens if heldout else config.sampling.max_new_tokens
         answer = prompts.answer(question)
         yield Turn("answer", answer, self._tokens(answer), 0, written)
-        if not heldout:
+        if not heldout and config.judge.asks_policy:
             told = config.judge.context != "none"
             text, responses = self._judge(question, RESPONSE_A, RESPONSE_B, CONTEXT if told else None)
             bare, _ = self._judge(question, "", "", "" if told else None)
@@ -79,7 +79,7 @@ class Budget:
         """The turns that every training video causes."""
         config, prompts = self.config, self.prompts
         written = config.describe.max_new_tokens
-        if config.judge.context != "none":
+        if config.judge.describes:
             text = prompts.describe(None)
             yield Turn("describe", text, self._tokens(text), 0, written)
         if config.judge.context == "retrospective" and config.run.iterations > 1:

@@ -33,6 +33,7 @@ from isrdpo_jax.stages.collect import (
     look_elsewhere,
     make_case,
     say_description,
+    true_context,
 )
 from isrdpo_jax.stages.dialogue import Completion, Dialogue, Sight
 from isrdpo_jax.stages.parts import read_parts
@@ -78,6 +79,8 @@ def rejudge(run: Path, iteration: int, overrides: Iterable[str], console: Consol
             (context,) = yield [say_description(policy, video, config, None)]
         elif config.judge.context == "retrospective" and video.id in contexts:
             context = contexts[video.id]
+        elif config.judge.context == "truth":
+            context = true_context(video)
         yield from look_elsewhere(source, i, video, config.judge)
         cases = [make_case(question, _pair(responses[question.id]), context, config) for question in video.questions]
         judged = yield from judge(policy, video, cases, config.judge)

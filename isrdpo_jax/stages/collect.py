@@ -17,6 +17,7 @@ import numpy as np
 from isrdpo_jax.data.feature_cache import FeatureCache
 from isrdpo_jax.data.loader import VideoSource
 from isrdpo_jax.data.records import Question, Video
+from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.errors import DataError
 from isrdpo_jax.runs.atomic import write_jsonl
 from isrdpo_jax.runs.layout import IterationLayout
@@ -29,9 +30,11 @@ from isrdpo_jax.stages.judge import (
     block,
     both_orders,
     each_alone,
+    judge_by_coin,
     judge_by_letters,
     judge_by_rubric,
     judge_by_text,
+    judge_by_truth,
 )
 from isrdpo_jax.stages.parts import discard_unfinished, finished, read_parts, wait_for_all
 from isrdpo_jax.stages.policy import Policy
@@ -82,7 +85,7 @@ VERDICT = Decoding(VERDICT_TOKENS, 0.0)
 def decodings(config: Config) -> list[Decoding]:
     """How all that is said in a dialogue is drawn."""
     said = [responding(config.sampling)]
-    if config.judge.context != "none":
+    if config.judge.describes:
         said.append(describing(config.describe))
     if config.judge.mode == "text":
         said.append(VERDICT)
@@ -187,18 +190,20 @@ def interview(policy: Policy, source: Videos, i: int, video: Video, config: Conf
         for question in video.questions
         for sample in range(RESPONSES)
     ]
-    if config.judge.context == "none":
-        said, context = (yield responses), None
-    else:
+    described: Completion | None = None
+    if config.judge.describes:
         back = previous if config.judge.context == "retrospective" else None
-        *said, context = yield [*responses, say_description(policy, video, config, back)]
+        *said, described = yield [*responses, say_description(policy, video, config, back)]
+    else:
+        said = yield responses
+    context = true_context(video) if config.judge.context == "truth" else described
     pairs = [(said[RESPONSES * j], said[RESPONSES * j + 1]) for j in range(len(video.questions))]
     yield from look_elsewhere(source, i, video, config.judge)
     cases = [make_case(question, pair, context, config) for question, pair in zip(video.questions, pairs, strict=True)]
     judgements = yield from judge(policy, video, cases, config.judge)
     return Rows(
         [response_row(video, question, pair) for question, pair in zip(video.questions, pairs, strict=True)],
-        [] if context is None else [description_row(video, context, previous)],
+        [] if described is None else [description_row(video, described, previous)],
         [
             judgement_row(video, question, case.context, judgement)
             for question, case, judgement in zip(video.questions, cases, judgements, strict=True)
@@ -209,6 +214,22 @@ def interview(policy: Policy, source: Videos, i: int, video: Video, config: Conf
 def say_description(policy: Policy, video: Video, config: Config, previous: str | None) -> Say:
     """c_t ~ π_t(· | V, c_{t-1}); an empty c_{t-1} is as none."""
     return Say(policy.prompts.describe(previous or None), video.id, describing(config.describe), "describe")
+
+
+def true_context(video: Video) -> Completion:
+    """What an observer who knows the scene would say of it."""
+    return Completion(language.describe(ground_truth(video)), (), "stop")
+
+
+def ground_truth(video: Video) -> dict[str, Any]:
+    """Raises:
+    DataError: the data set has none.
+    """
+    if video.truth is None:
+        raise DataError(
+            f"{video.id}: judge.mode=truth and judge.context=truth need a data set with ground truth (shapes_world)."
+        )
+    return video.truth
 
 
 def make_case(
@@ -225,6 +246,8 @@ def judge(
     policy: Policy, video: Video, cases: Sequence[Case], config: JudgeConfig
 ) -> Generator[Any, list[Any], list[Judgement]]:
     """Verdicts on all pairs of a video in the configured mode, two turns each; part of a dialogue."""
+    if config.mode in ("truth", "random"):
+        return [_known(config, video, question, case) for question, case in zip(video.questions, cases, strict=True)]
     turns_of = each_alone if config.mode == "rubric" else both_orders
     turns = [turns_of(case, policy.prompts) if case.blocked is None else () for case in cases]
     asked = [
@@ -247,6 +270,13 @@ def judge(
         return (judge_by_rubric if config.mode == "rubric" else judge_by_letters)((first, second), config)
 
     return [one(case) for case in cases]
+
+
+def _known(config: JudgeConfig, video: Video, question: Question, case: Case) -> Judgement:
+    """A verdict that asks no policy."""
+    if case.blocked is not None:
+        return Judgement(None, case.blocked)
+    return judge_by_truth(case, ground_truth(video)) if config.mode == "truth" else judge_by_coin(case, question.id)
 
 
 def _ask_verdict(policy: Policy, turn: str, question: str, order: int, config: JudgeConfig) -> Say | Weigh:

@@ -6,6 +6,7 @@ always say A, always say B, or know the truth.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from isrdpo_jax.data.prompts import Prompts
+from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.data.tokens import SCORES
 from isrdpo_jax.schema import JudgeConfig
 
@@ -110,6 +112,18 @@ def judge_by_rubric(logprobs: Sequence[np.ndarray], config: JudgeConfig) -> Judg
     first, second = (float(score) for score in shares @ np.asarray(SCORES, np.float64))
     mass = tuple(float(one) for one in np.exp(said).sum(-1))
     return decide_by_scores((first, second), (mass[0], mass[1]), config)
+
+
+def judge_by_truth(case: Case, truth: language.Truth) -> Judgement:
+    """The verdict of one who knows what the video shows: the ceiling of all judges."""
+    better = language.better_response(case.responses, case.question, truth)
+    return Judgement(better, "tie" if better is None else "ok", margin=0.0 if better is None else 1.0 - 2.0 * better)
+
+
+def judge_by_coin(case: Case, question_id: str) -> Judgement:
+    """A verdict that says nothing, the control: a coin that the record and both texts toss, so that a resume agrees."""
+    verdict = hashlib.blake2b("\n".join([question_id, *case.responses]).encode()).digest()[0] & 1
+    return Judgement(verdict, "ok", margin=1.0 - 2.0 * verdict)
 
 
 def parse_verdict(text: str) -> Literal["A", "B"] | None:

@@ -10,7 +10,10 @@ import pytest
 from rich.console import Console
 from tiny_run import ITERATIONS, QUESTIONS, VIDEOS, Lab, Ran, records, rows, weights
 
+from isrdpo_jax.config import load_config
+from isrdpo_jax.data.loader import open_split
 from isrdpo_jax.data.prompts import load_prompts
+from isrdpo_jax.data.shapes_world import language
 from isrdpo_jax.evaluation.rejudge import rejudge
 from isrdpo_jax.runs.atomic import read_jsonl
 from isrdpo_jax.runs.layout import STAGES, IterationLayout
@@ -122,6 +125,24 @@ def test_verdicts_by_a_score_for_each_response(lab: Lab, retrospective, one_devi
     said = np.exp([one[-2] for one in of_each])  # the last one is EOS
     np.testing.assert_allclose(said.sum(), judged["said_score"][1], rtol=1e-4)
     np.testing.assert_allclose(said @ np.arange(1, 6) / said.sum(), judged["scores"][1], rtol=1e-4)
+
+
+def test_verdicts_of_a_coin_ask_no_policy(retrospective, listen):
+    coin = listen("coin", "judge.mode=random", "judge.context=none", *ONCE)
+    assert coin.judged == coin.described == [] and same_answers(coin.run, retrospective.run)
+    one = coin.run.layout.iteration(1)
+    verdicts = [row["verdict"] for row in rows(one, "judgements") if row["reason"] == "ok"]
+    assert set(verdicts) == {0, 1} and len(read_jsonl(one.pairs)) == len(verdicts)
+
+
+def test_the_true_description_is_the_data_sets(lab: Lab, retrospective, listen):
+    told = listen("told", "judge.context=truth", *ONCE)
+    one = told.run.layout.iteration(1)
+    assert told.described == [] and rows(one, "descriptions") == [] and same_answers(told.run, retrospective.run)
+    config = load_config(told.run.layout.config).config
+    truths = {video.id: language.describe(video.truth) for video in open_split(config, "train", num_frames=4)}
+    assert {row["video"]: row["context"] for row in rows(one, "judgements")} == truths
+    assert sorted(told.judged) == sorted(judge_turns(told.run, 1)) and told.judged
 
 
 @pytest.mark.parametrize("video", ["blank", "shuffled"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from isrdpo_jax.config import diff_configs, leaves, load_config
+from isrdpo_jax.errors import ConfigError
 from isrdpo_jax.sweep.points import read_sweep
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -20,6 +21,8 @@ EXPERIMENTS = {
     "text_judge": {"judge.mode": "text"},
     "rubric_judge": {"judge.mode": "rubric"},
     "reference_initial": {"dpo.reference": "initial"},
+    "random_preferences": {"judge.mode": "random", "judge.context": "none"},
+    "true_preferences": {"judge.mode": "truth", "judge.context": "none"},
     "nine_iterations": {"run.iterations": 9},
 }
 SWEEPS = {
@@ -30,7 +33,7 @@ SWEEPS = {
     "experiments": [
         values | ({"run.seed": seed} if seed else {})
         for name, values in EXPERIMENTS.items()
-        if name != "nine_iterations"
+        if name not in ("nine_iterations", "random_preferences", "true_preferences")
         for seed in (0, 1, 2)
     ],
 }
@@ -48,8 +51,12 @@ def test_there_are_no_others():
 @pytest.mark.parametrize("base", BASES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_changes_what_it_is_about(base: Path, name: str):
-    plain = load_config(base).config
-    config = load_config(base, [f"include={CONFIGS}/experiments/{name}.yaml"]).config
+    plain, overrides = load_config(base).config, [f"include={CONFIGS}/experiments/{name}.yaml"]
+    if name == "true_preferences" and plain.data.dataset != "shapes_world":
+        with pytest.raises(ConfigError, match=r"judge.mode=truth .* need a data set with ground truth"):
+            load_config(base, overrides)
+        return
+    config = load_config(base, overrides).config
     changed = {key: value for key, value in EXPERIMENTS[name].items() if dict(leaves(plain))[key] != value}
     assert differences(plain, config) == changed
     assert config.run.name == name

@@ -17,9 +17,11 @@ from isrdpo_jax.stages.judge import (
     both_orders,
     decide,
     each_alone,
+    judge_by_coin,
     judge_by_letters,
     judge_by_rubric,
     judge_by_text,
+    judge_by_truth,
     parse_verdict,
 )
 
@@ -229,6 +231,32 @@ def test_a_judge_that_cannot_say_a_score_is_invalid_and_not_a_tie(nothing: list[
     for score in (lambda response: nothing, lambda response: nothing if response == TRUE else fair(response)):
         judged = by_rubric(score)
         assert reasons(judged) == {"invalid"} and verdicts(judged) == [[None, None], [None, None]]
+
+
+SCENE = {
+    "objects": [{"colour": "red", "shape": "circle", "direction": "left", "size": "small"}],
+    "background": "dark",
+}
+RIGHT, WRONG = "The red circle moves left.", "The red circle moves up."
+
+
+def test_the_truth_prefers_what_is_true_and_ties_where_nothing_is_better():
+    def verdict(*responses: str, blocked=None) -> tuple[int | None, str]:
+        judged = judge_by_truth(Case("What does the red object do?", responses, None, blocked), SCENE)
+        return judged.verdict, judged.reason
+
+    assert verdict(RIGHT, WRONG) == (0, "ok") and verdict(WRONG, RIGHT) == (1, "ok")
+    assert verdict(f"{RIGHT} The background is grey.", RIGHT) == (1, "ok")
+    assert verdict(f"{RIGHT} The background is dark.", RIGHT) == (None, "tie")
+
+
+def test_the_coin_is_fair_and_falls_the_same_way_twice():
+    cases = [Case("Where to?", (RIGHT, WRONG), None) for _ in range(1000)]
+    tossed = [judge_by_coin(case, f"question {i}").verdict for i, case in enumerate(cases)]
+    assert tossed == [judge_by_coin(case, f"question {i}").verdict for i, case in enumerate(cases)]
+    assert np.mean(tossed) == pytest.approx(0.5, abs=0.05)
+    swapped = [judge_by_coin(Case("Where to?", (WRONG, RIGHT), None), f"question {i}").verdict for i in range(1000)]
+    assert np.mean(np.equal(tossed, swapped)) == pytest.approx(0.5, abs=0.05), "it does not know the responses"
 
 
 def test_the_rubric_shows_one_response_at_a_time():
