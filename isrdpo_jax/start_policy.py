@@ -28,7 +28,7 @@ from isrdpo_jax.runs.metrics import MetricsWriter
 from isrdpo_jax.runs.preemption import StopSignal
 from isrdpo_jax.runs.wandb_log import WandbRun
 from isrdpo_jax.schema import Config
-from isrdpo_jax.sharding import check_heads, make_mesh
+from isrdpo_jax.sharding import check_batch, check_heads, make_mesh
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.stages.sft import initial_params, phase_batches, phase_optimizer, tokenise, train_phase
 from isrdpo_jax.weights.policy_folder import CARD, packaged_tokenizer, write_policy
@@ -64,6 +64,9 @@ def train_start_policy(config: Config, console: Console | None = None) -> Path:
             return folder
         mesh = make_mesh(config.mesh)
         check_heads(mesh, config.model)
+        for number, phase in enumerate(config.sft.phases):
+            check_batch(mesh, phase.batch_videos, f"sft.phases[{number}].batch_videos")
+            check_batch(mesh, phase.text_rows, f"sft.phases[{number}].text_rows")
         model = config.model.on(mesh.devices.flat[0].platform)
         prompts, tokenizer_folder = load_prompts(config.prompts.dir), packaged_tokenizer(config.start)
         tokenizer = load_tokenizer(tokenizer_folder)

@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 from tiny import random_params
 
-from isrdpo_jax import pipeline
+from isrdpo_jax import pipeline, start_policy
 from isrdpo_jax.config import load_config
 from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.evaluation import rejudge
@@ -160,7 +160,7 @@ def open_lab(root: Path) -> Lab:
 
 def on_one_device(patch: pytest.MonkeyPatch) -> None:
     """Runs in this process take one of its devices, as in a process of their own."""
-    for module in (pipeline, rejudge):
+    for module in (pipeline, rejudge, start_policy):
         patch.setattr(module, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
 
 

@@ -135,3 +135,8 @@ def test_an_image_tower_that_nothing_would_train_is_refused(config: Path, isrdpo
     tower = "{num_frames: 1, temporal_attention: false, hidden_size: 16, num_heads: 2}"
     refused = isrdpo("sft", config, "run.name=none", f"model.image={tower}")
     assert refused.code == 2 and "an image tower would stay random" in refused.err
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_read(config: Path, isrdpo):
+    refused = isrdpo("sft", config, "run.name=split")  # in this process there are 8 devices
+    assert refused.code == 2 and "sft.phases[0].batch_videos=4 does not split over data x fsdp = 8" in refused.err
