@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -102,25 +100,6 @@ def test_the_same_command_again_does_only_what_is_missing(sweep: Path, made: Mad
     assert "done 1/1" in again.out and "failed 1/1" in again.out
     assert written(made.grid) == before, "finished points are finished, and of the others the collect"
     assert read_rows(made.grid) == made.rows
-
-
-def test_the_benchmark_of_the_embedded_world(sweep: Path, made: Made, one_device, tmp_path: Path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("embedded", Path(__file__).parents[2] / "benchmarks/embedded.py")
-    embedded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(embedded)
-    monkeypatch.setattr(sys, "argv", ["embedded.py", "--sweep", str(sweep), "--out", str(tmp_path), "--json"])
-    embedded.main()
-    one, other = json.loads(capsys.readouterr().out)["rows"]
-    assert read_json(tmp_path / "embedded.json")["rows"] == [one, other]
-    assert (one["case"], other["case"], one["seeds"], one["iterations"]) == ("0.1, 0", "0.3, 0", [0], 1)
-    for row, point in ((one, made.rows[0]), (other, made.rows[2])):
-        for name in embedded.FIGURES:
-            told = point["iterations"][1][name]
-            assert (row[name]["value"], row[name]["count"]) == (pytest.approx(told["value"]), told["count"])
-    assert "accuracy_gain" not in one
-    assert other["accuracy_gain"]["value"] == pytest.approx(other["accuracy"]["value"] - one["accuracy"]["value"])
-    lines = (tmp_path / "embedded.md").read_text().splitlines()
-    assert lines[2].startswith("| 0.1, 0 | 1 | 1 | ") and len({line.count("|") for line in lines}) == 1
 
 
 def check_written(grid: Sweep, rows: list[dict]) -> None:

@@ -150,6 +150,9 @@ def compile_all(mesh: Mesh) -> dict[str, Any]:
     assert_same_layout(begun, slots)
     decoded = programs.add("decode", decode, slots, llama, prefixes, enough=size, steps=STEPS, **settings)
     assert_same_layout(decoded[0], slots)
+    rounded = abstract_prefixes(MODEL, mesh, size, PLACES, length, int8=True)
+    assert_same_layout(programs.add("place_int8", placing(formats(rounded)), rounded, cache, at), rounded)
+    programs.add("decode_int8", decode, slots, llama, rounded, enough=size, steps=STEPS, **settings)
     programs.add("next_token_logprobs", next_token_logprobs, llama, prefixes, prompts, ints(2), config=MODEL)
 
     packed, mask = pair_rows(size)

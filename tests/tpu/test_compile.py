@@ -18,7 +18,8 @@ import pytest
 TOPOLOGY, CHIP_BYTES = "v5e:4x4", 16 * 2**30
 MESHES = [{"fsdp": 8, "tensor": 2}, {"data": 2, "fsdp": 8}]
 PROGRAMS = [
-    "encode", "prefill", "unstack", "place", "read", "decode", "next_token_logprobs", "pair_logprobs", "dpo_step",
+    "encode", "prefill", "unstack", "place", "read", "decode", "place_int8", "decode_int8", "next_token_logprobs",
+    "pair_logprobs", "dpo_step",
 ]  # fmt: skip
 ABSENT_CHIPS = {
     "JAX_PLATFORMS": "cpu",
@@ -111,6 +112,14 @@ def test_prefixes_and_slots_are_updated_in_place(case):
 def test_decoding_copies_no_prefixes(case):
     _, report = case
     assert report["programs"]["decode"]["temp_bytes"] < 0.75 * report["prefixes_bytes"]
+
+
+def test_rounded_prefixes_are_read_as_they_are(case):
+    """No rescaled copy: what decoding needs beside its arguments does not grow, and the arguments shrink."""
+    _, report = case
+    exact, rounded = (report["programs"][name] for name in ("decode", "decode_int8"))
+    assert rounded["temp_bytes"] <= exact["temp_bytes"]
+    assert exact["argument_bytes"] - rounded["argument_bytes"] > 0.3 * report["prefixes_bytes"]
 
 
 @pytest.mark.parametrize(("topology", "fsdp"), [("v5e:4x8", 16), ("v5p:2x2x4", 8), ("v6e:16x16", 128)])
