@@ -26,6 +26,7 @@ from isrdpo_jax.data.shapes_world.revision import revision
 from isrdpo_jax.evaluation.bootstrap import crossed_interval
 from isrdpo_jax.evaluation.judging import descriptions_right, judged_correctly
 from isrdpo_jax.evaluation.rejudge import rejudge
+from isrdpo_jax.report.measures import DASH
 from isrdpo_jax.runs.atomic import read_json, read_jsonl, write_json, write_text
 from isrdpo_jax.runs.layout import IterationLayout, RunLayout
 from isrdpo_jax.stages.parts import read_parts
@@ -130,11 +131,15 @@ def markdown(result: Row) -> str:
 
 
 def _share(one: Row) -> str:
-    return f"{100 * one['value']:.1f} % [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+    return (
+        DASH if one["low"] is None else f"{100 * one['value']:.1f} % [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+    )
 
 
 def _points(one: Row) -> str:
-    return f"{100 * one['value']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
+    return (
+        DASH if one["low"] is None else f"{100 * one['value']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
+    )
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def prepare(folder, rows, **fields):
 
 
 def nothing_is_prepared(folder):
-    return not [path for path in (folder / "prepared").rglob("*") if path.is_file()]
+    return not [path for path in (folder / "prepared").rglob("*") if path.is_file() and path.name != "lock"]
 
 
 @pytest.fixture
