@@ -245,8 +245,8 @@ def make_case(
 def judge(
     policy: Policy, video: Video, cases: Sequence[Case], config: JudgeConfig
 ) -> Generator[Any, list[Any], list[Judgement]]:
-    """Verdicts on all pairs of a video in the configured mode, two turns each; part of a dialogue."""
-    if config.mode in ("truth", "random"):
+    """Verdicts on all pairs of a video, two turns each where the policy is asked; part of a dialogue."""
+    if not config.asks_policy:
         return [_known(config, video, question, case) for question, case in zip(video.questions, cases, strict=True)]
     turns_of = each_alone if config.mode == "rubric" else both_orders
     turns = [turns_of(case, policy.prompts) if case.blocked is None else () for case in cases]
