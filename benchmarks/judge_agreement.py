@@ -154,8 +154,11 @@ def main() -> None:
         method: [arguments.runs / f"seed_{seed}" / method for seed in arguments.seeds]
         for method in ("isr_dpo", "no_retrospection")
     }
-    config = load_config(RunLayout(runs["isr_dpo"][0]).config).config
-    truths = {video.id: video.truth for video in open_split(config, "train", num_frames=8)}
+    one = RunLayout(runs["isr_dpo"][0])
+    num_frames = read_json(one.root / "model.json")["vision"]["num_frames"]
+    truths = {
+        video.id: video.truth for video in open_split(load_config(one.config).config, "train", num_frames=num_frames)
+    }
     found = {t: [agreement(run, t, truths, console) for run in runs["isr_dpo"]] for t in arguments.iterations}
     pooled = [
         {name: [row for t in found for row in found[t][seed][name]] for name in (STORED, *SETTINGS)}
