@@ -430,17 +430,20 @@ class SftPhase(Section):
     text_rows: NonNegative = Field(0, description="Rows per step whose video is masked.")
     text_kind: str = Field("judge", description="Kind of the rows whose video is masked.")
     text_weight: NonNegativeFloat = Field(1.0, description="Weight of their loss.")
+    verdict_weight: NonNegativeFloat = Field(1.0, description="Weight of the verdict letter.")
 
 
 class SftConfig(Section):
     phases: tuple[SftPhase, ...] = ()
     warmup_steps: NonNegative = 40
+    muon_ratio: PositiveFloat = Field(
+        5.0, description="Learning rate of the layers' matrices (Muon) over that of all else (AdamW)."
+    )
     weight_decay: NonNegativeFloat = 0.0
-    b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    b1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW's; Muon's momentum is 0.95.")
     b2: Annotated[float, Field(ge=0, lt=1)] = 0.98
     clip_norm: PositiveFloat | None = 1.0
     step_label_weight: NonNegativeFloat = Field(1.0, description="Weight of process labels inside a judge prompt.")
-    verdict_weight: NonNegativeFloat = Field(1.0, description="Weight of the verdict letter.")
     log_every: Positive = 20
 
 

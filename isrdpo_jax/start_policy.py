@@ -115,7 +115,6 @@ def _train(
     """
     sft, model = config.sft, policy.config
     videos = [source[i] for i in range(len(source))]
-    segments = tokenise(videos, policy.tokenizer, sft)
     params = initial_params(model, policy.mesh, config.run.seed)
     found = newest_verified(layout.train, verify=config.checkpoint.verify)
     for problem in found.refused:
@@ -131,6 +130,9 @@ def _train(
             if found.step > before + phase.steps:
                 before += phase.steps
                 continue
+            segments = tokenise(
+                videos, policy.tokenizer, label_weight=sft.step_label_weight, verdict_weight=phase.verdict_weight
+            )
             optimizer = phase_optimizer(phase, sft)
             state = create_state(params, optimizer)
             done = max(0, found.step - before)

@@ -18,31 +18,34 @@ from isrdpo_jax.errors import ConfigError, DivergedError
 from isrdpo_jax.models.video_llava import abstract_params, init, logical_axes
 from isrdpo_jax.programs.packed import PackedRows
 from isrdpo_jax.programs.sft_step import SftBatch, sft_step
-from isrdpo_jax.programs.update import TrainState, adamw
+from isrdpo_jax.programs.update import TrainState, muon
 from isrdpo_jax.schema import ModelConfig, SftConfig, SftPhase
 from isrdpo_jax.sharding import batch_sharding, parameter_shardings, replicated
 
 SegmentsByKind = Mapping[str, Sequence[Segment]]
 
 
-def to_segment(row: SftRow, tokenizer: Tokenizer, config: SftConfig) -> Segment:
+def to_segment(row: SftRow, tokenizer: Tokenizer, *, label_weight: float, verdict_weight: float) -> Segment:
     """Tokens of a labelled row; process labels become predictions at the last token of the labelled word."""
     turn, ends = tokenizer.encode_turn_with_offsets(row.prompt)
     at_end = {end: index for index, end in enumerate(ends)}
     labels = [
-        (at_end[offset], tokenizer.word_id(f" {word}"), config.step_label_weight) for offset, word in row.step_labels
+        (at_end[offset], tokenizer.word_id(f" {word}"), label_weight) for offset, word in row.step_labels
     ]
-    weight = config.verdict_weight if row.kind.startswith("judge") else 1.0
+    weight = verdict_weight if row.kind.startswith("judge") else 1.0
     return Segment.of_response(turn, tokenizer.encode_response(row.response), weight, labels)
 
 
-def tokenise(videos: Sequence[Video], tokenizer: Tokenizer, config: SftConfig) -> list[SegmentsByKind]:
+def tokenise(
+    videos: Sequence[Video], tokenizer: Tokenizer, *, label_weight: float, verdict_weight: float
+) -> list[SegmentsByKind]:
     """All labelled rows of each video, by kind."""
     out: list[SegmentsByKind] = []
     for video in videos:
         kinds: dict[str, list[Segment]] = {}
         for row in video.sft_rows:
-            kinds.setdefault(row.kind, []).append(to_segment(row, tokenizer, config))
+            segment = to_segment(row, tokenizer, label_weight=label_weight, verdict_weight=verdict_weight)
+            kinds.setdefault(row.kind, []).append(segment)
         out.append(kinds)
     return out
 
@@ -138,11 +141,18 @@ def initial_params(config: ModelConfig, mesh: Mesh, seed: int):
 
 
 def phase_optimizer(phase: SftPhase, sft: SftConfig) -> optax.GradientTransformation:
-    """AdamW under a warm-up and a cosine to zero."""
+    """Muon under a warm-up and a cosine to zero."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, phase.learning_rate, min(sft.warmup_steps, phase.steps // 2), phase.steps
     )
-    return adamw(schedule, b1=sft.b1, b2=sft.b2, eps=1e-8, weight_decay=sft.weight_decay, clip_norm=sft.clip_norm)
+    return muon(
+        schedule,
+        ratio=sft.muon_ratio,
+        b1=sft.b1,
+        b2=sft.b2,
+        weight_decay=sft.weight_decay,
+        clip_norm=sft.clip_norm,
+    )
 
 
 def train_phase(

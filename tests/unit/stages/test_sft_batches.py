@@ -7,7 +7,7 @@ from isrdpo_jax.data.packing import Segment
 from isrdpo_jax.data.records import SftRow
 from isrdpo_jax.data.tokens import load_tokenizer
 from isrdpo_jax.errors import ConfigError
-from isrdpo_jax.schema import SftConfig, SftPhase
+from isrdpo_jax.schema import SftPhase
 from isrdpo_jax.stages.sft import longest, phase_batches, to_segment
 from isrdpo_jax.weights.policy_folder import packaged_tokenizer
 
@@ -38,7 +38,7 @@ def batches(first_step: int = 0, phase: SftPhase = PHASE):
 def test_a_process_label_is_predicted_at_the_last_token_of_its_word(tokenizer):
     prompt = "Response A: The red circle moves left."
     labels = ((prompt.index("circle") + 6, "yes"), (prompt.index("left") + 4, "no"))
-    segment = to_segment(SftRow("judge", prompt, "B", labels), tokenizer, SftConfig(step_label_weight=0.25))
+    segment = to_segment(SftRow("judge", prompt, "B", labels), tokenizer, label_weight=0.25, verdict_weight=1.0)
     told = [
         (tokenizer.decode([segment.tokens[i]]), tokenizer.decode([target]), w) for i, target, w in segment.predictions
     ]
@@ -48,9 +48,10 @@ def test_a_process_label_is_predicted_at_the_last_token_of_its_word(tokenizer):
 
 
 def test_the_verdict_has_its_own_weight(tokenizer):
-    config = SftConfig(verdict_weight=3.0)
-    judge = to_segment(SftRow("judge_plain", "A or B?", "A"), tokenizer, config)
-    answer = to_segment(SftRow("answer", "What?", "A"), tokenizer, config)
+    judge, answer = (
+        to_segment(SftRow(kind, "A or B?", "A"), tokenizer, label_weight=1.0, verdict_weight=3.0)
+        for kind in ("judge_plain", "answer")
+    )
     assert {weight for _, _, weight in judge.predictions} == {3.0}
     assert {weight for _, _, weight in answer.predictions} == {1.0}
 
