@@ -1,13 +1,13 @@
 """Is the effect real? Every experiment on the embedded world, from start policies of several seeds, in one table.
 
-    python benchmarks/effect.py --start shapes     # all seeds from one policy: results/embedded.json and .md
-    python benchmarks/effect.py                    # each from a start policy that it trains itself: results/effect.json
-    python benchmarks/effect.py --start shapes --seeds 0 --methods isr_dpo   # one row, with the figures of the whole
+    python benchmarks/effect.py                                # results/effect.json, .md and .svg
+    python benchmarks/effect.py --seeds 0 --methods isr_dpo    # one row, with the figures of the whole
 
-It takes hours on two cores; the same command again resumes, and twice at once is faster. The table is written behind
-every run that ends: held-out figures of the start, of the fifth and of the ninth iteration, how much each experiment's
-accuracy exceeds self-rewarding's and the start's on the same seeds and videos, and every seed by itself. Intervals draw
-seeds and videos independently; of three seeds they are rough.
+A seed trains its own start policy, and everything behind it. It takes hours on two cores; the same command again
+resumes, and twice at once is faster. The table is written behind every run that ends: held-out figures of the start,
+of the fifth and of the ninth iteration, how much each experiment's accuracy exceeds self-rewarding's and the start's on
+the same seeds and videos, every seed by itself, and how ISR-DPO and self-rewarding go from iteration to iteration.
+Intervals draw seeds and videos independently; of three seeds they are rough.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
 from isrdpo_jax.config import load_config
@@ -48,6 +51,9 @@ METHODS = {
     "rubric_judge": 5,
 }
 BASELINE = "self_rewarding"
+LINES = ("isr_dpo", BASELINE)  # followed from iteration to iteration
+CURVES = ("accuracy", "false_share", "words", "judge_accuracy", "length_ratio", "description_accuracy")
+OF_PAIRS = ("judge_accuracy", "length_ratio")  # which the start has not
 SHORT, LONG = 5, 9
 SAMPLES = 10_000
 
@@ -144,6 +150,41 @@ def rows_of(seeds: Sequence[int], runs: Path) -> list[Row]:
     return rows
 
 
+def curves_of(seeds: Sequence[int], runs: Path) -> dict[str, dict[str, list[list[float | None]]]]:
+    """By experiment and measure of `CURVES`: every seed's values from the start on; pairs begin at iteration 1."""
+    curves: dict[str, dict[str, list[list[float | None]]]] = {}
+    for method in METHODS:
+        for seed in seeds:
+            layouts = RunLayout(seed_folder(runs, seed) / method).iterations()
+            done = [read_json(one.evaluation / "summary.json") for one in layouts if one.manifest("evaluate").exists()]
+            for key in CURVES if done else ():
+                values = [summary[key]["value"] for summary in done if key in summary]
+                curves.setdefault(method, {}).setdefault(key, []).append(values)
+    return curves
+
+
+def draw(curves: dict[str, dict[str, list[list[float | None]]]]) -> Figure:
+    """One panel a measure; a line is the mean of the seeds that are as far, its band their range."""
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    for key, axes in zip(CURVES, figure.subplots(2, 3).flat, strict=True):
+        for method, found in curves.items():
+            first = int(key in OF_PAIRS)
+            length = max(map(len, found[key]))
+            columns = [[line[t] for line in found[key] if len(line) > t and line[t] is not None] for t in range(length)]
+            x = [first + t for t in range(length) if columns[t]]
+            columns = [column for column in columns if column]
+            thick = method in (*LINES, "random_preferences", "true_preferences")
+            axes.plot(x, [np.mean(column) for column in columns], label=method, lw=2 if thick else 0.8, marker=".")
+            if method in LINES:
+                axes.fill_between(x, list(map(min, columns)), list(map(max, columns)), alpha=0.15)
+        axes.set(title=BY_KEY[key].title, xlabel="iteration")
+        if BY_KEY[key].percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
 def _mean_ratio(layouts: Sequence[IterationLayout]) -> float | None:
     """Words of the chosen responses over words of the rejected, of all seeds' pairs in this iteration."""
     summaries = [read_json(layout.evaluation / "summary.json") for layout in layouts]
@@ -156,8 +197,8 @@ def _mean_ratio(layouts: Sequence[IterationLayout]) -> float | None:
     return total("chosen_words") / total("rejected_words")
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Two tables: over seeds, and each seed by itself."""
+def markdown(rows: Sequence[Row], curves: dict[str, dict[str, list[list[float | None]]]]) -> str:
+    """Three tables: over seeds, each seed by itself, and iteration by iteration."""
     gain = partial(_cell, write=lambda x: f"{100 * x:+.1f}")
     titles = [BY_KEY[name].title for name in FIGURES]
     lines = _head(
@@ -173,7 +214,20 @@ def markdown(rows: Sequence[Row]) -> str:
     lines += ["", *_head(["experiment", "iterations", *(f"seed {seed}: accuracy, false share" for seed in seeds)])]
     for row in rows:
         lines.append(_line([row["case"], row["iterations"], *(_pair(row["by_seed"].get(seed)) for seed in seeds)]))
+    lines += ["", *_head(["experiment", "iteration", *(BY_KEY[key].title for key in CURVES)])]
+    for method in (name for name in LINES if name in curves):
+        for t in range(METHODS[method] + 1):
+            cells = [_mean_at(curves[method][key], t - (key in OF_PAIRS), BY_KEY[key].write) for key in CURVES]
+            lines.append(_line([method, t, *cells]))
     return "\n".join(lines) + "\n"
+
+
+def _mean_at(found: Sequence[Sequence[float | None]], place: int, write: Callable[[float], str]) -> str:
+    """The mean over the seeds that are this far, and how many these are where some are not."""
+    values = [line[place] for line in found if 0 <= place < len(line) and line[place] is not None]
+    if not values:
+        return ""
+    return write(float(np.mean(values))) + ("" if len(values) == len(found) else f" ({len(values)} of {len(found)})")
 
 
 def _head(titles: Sequence[str]) -> list[str]:
@@ -199,32 +253,30 @@ def _cell(figure: Row, write: Callable[[float], str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", help="the policy that all seeds start from; without it, each trains its own")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "shapes.yaml")
     parser.add_argument("--sft", type=Path, default=ROOT / "configs" / "shapes_sft.yaml")
-    parser.add_argument("--runs", type=Path, help="folder of the runs; without it, runs/embedded or runs/effect")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "effect", help="folder of the runs")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the table")
     arguments = parser.parse_args()
-    name = "embedded" if arguments.start else "effect"
-    console, runs = Console(stderr=True), arguments.runs or Path("runs") / name
+    console, runs = Console(stderr=True), arguments.runs
 
-    def write() -> list[Row]:
-        rows = rows_of(arguments.seeds, runs)
-        write_json(arguments.out / f"{name}.json", {"name": name, "rows": rows})
-        write_text(arguments.out / f"{name}.md", markdown(rows))
-        return rows
-
-    def start_of(seed: int) -> str | None:
-        return arguments.start or make_start(seed, arguments.sft, runs, console)
+    def write() -> str:
+        rows, curves = rows_of(arguments.seeds, runs), curves_of(arguments.seeds, runs)
+        text = markdown(rows, curves)
+        write_json(arguments.out / "effect.json", {"name": "effect", "rows": rows, "curves": curves})
+        write_text(arguments.out / "effect.md", text)
+        with rc_context({"svg.hashsalt": "effect", "svg.fonttype": "none"}):
+            draw(curves).savefig(arguments.out / "effect.svg", metadata={"Date": None})
+        return text
 
     for seed in arguments.seeds:
-        start_of(seed)  # all of them first: who shares the work has something to do meanwhile
+        make_start(seed, arguments.sft, runs, console)  # all first: who shares the work has something to do meanwhile
     for seed in arguments.seeds:
-        if start := start_of(seed):
+        if start := make_start(seed, arguments.sft, runs, console):
             run_sweep(methods_of(seed, arguments.methods, start, arguments.config, runs), console, after_point=write)
-    print(markdown(write()))
+    print(write())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often is the judge right, and what does it owe to the description, to the look back and to the video?
 
-    python benchmarks/judge_agreement.py       # behind `benchmarks/effect.py --start shapes`; again = resumes
+    python benchmarks/judge_agreement.py       # behind `benchmarks/effect.py`; again = resumes
 
 On the pairs that ISR-DPO's policies sampled in some of their iterations, every seed's judge is asked again without a
 description, with a fresh one, with the true one, with a black and with another video; right is what the ground truth
@@ -144,7 +144,7 @@ def _points(one: Row) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "embedded", help="what benchmarks/effect.py left")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "effect", help="what benchmarks/effect.py left")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, nargs="+", default=[1, 3, 5], help="whose pairs are judged again")
     parser.add_argument("--out", type=Path, default=ROOT / "results")

@@ -14,7 +14,7 @@ Truths = Mapping[str, Mapping[str, Any] | None]  # by video id
 def judged_correctly(responses: Sequence[Row], judgements: Sequence[Row], truths: Truths) -> list[Row]:
     """One row per verdict on a pair whose responses truly differ: {"video", "correct", "same_length"}.
 
-    The true preference counts the right core answer twice and takes off every false statement.
+    What the truth prefers is `language.preference`'s to say.
     """
     verdicts = {row["id"]: row["verdict"] for row in judgements}
     rows = []

@@ -72,9 +72,23 @@ def test_the_table_holds_what_the_runs_measured(folder: Path):
     _, ours, theirs, *_ = rows
     gain = ours["accuracy"]["value"] - theirs["accuracy"]["value"]
     assert ours["accuracy_gain"]["value"] == pytest.approx(gain) and "accuracy_gain" not in theirs
-    first, second = (part.splitlines() for part in (folder / "effect.md").read_text().split("\n\n"))
+    first, second, third = (part.splitlines() for part in (folder / "effect.md").read_text().split("\n\n"))
     assert len(first) == len(second) == len(rows) + 2
-    assert all(len({line.count("|") for line in part}) == 1 for part in (first, second))
+    assert len(third) == 2 + (2 + 1) + (1 + 1), "ISR-DPO's and self-rewarding's iterations, their starts included"
+    assert all(len({line.count("|") for line in part}) == 1 for part in (first, second, third))
+
+
+def test_curves_are_those_of_the_runs(folder: Path):
+    curves = read_json(folder / "effect.json")["curves"]
+    for method, iterations in {"isr_dpo": 2, "self_rewarding": 1, "no_retrospection": 2}.items():
+        for seed in SEEDS:
+            one = RunLayout(folder / "runs" / f"seed_{seed}" / method)
+            told = [read_json(layout.evaluation / "summary.json") for layout in one.iterations()]
+            assert len(told) == iterations + 1
+            for key in ("accuracy", "words"):
+                assert curves[method][key][seed] == [summary[key]["value"] for summary in told]
+            assert len(curves[method]["length_ratio"][seed]) == iterations, "the start has no pairs"
+    assert (folder / "effect.svg").read_text().count("Words per answer") == 1
 
 
 def test_every_seed_has_a_start_policy_of_its_own(folder: Path):

@@ -20,24 +20,27 @@ from isrdpo_jax.data.shapes_world.language import Statement, Truth
 
 BUILT_IN = (
     "Descriptions are clean. Looking the asked object up is taught with clean answers; in the phase that ends the "
-    "training, two of five answers state a language prior of the asked colour as their core, without a look at the "
-    "video, and answers go on with 0 to 4 further statements, of which one in four is false. Verdicts follow "
-    "2 x (the core is right) - (false statements) exactly, in prompts with a description and without; most of the "
-    "judge's rows are shown without the video, and the lengths of the two answers tell nothing. Words of the judged "
-    "answers carry labels yes/no (true so far) beside the letter."
+    "training, two of three answers state a language prior of the asked colour as their core, without a look at the "
+    "video, and answers go on with 0 to 4 further statements, of which every other one is false. Verdicts follow "
+    "2 x (the core is right) + (further true statements) - (false statements) exactly, in prompts with a description "
+    "and without; most of the judge's rows are shown without the video, and the lengths of the two answers tell "
+    "nothing. Words of the judged answers carry labels yes/no (true so far) beside the letter."
 )
 
 EXTRAS = (0.30, 0.28, 0.20, 0.13, 0.09)  # probability of 0 ... 4 extra statements
-ANSWER_PRIOR = 0.4  # share of answers whose core is the language prior
-ANSWER_EXTRA_FALSE = 0.25
+JUDGE_EXTRAS = (0.45, 0.25, 0.14, 0.10, 0.06)  # of judged answers: to compare is learnt sooner on short ones
+ANSWER_PRIOR = 0.65  # share of answers whose core is the language prior
+ANSWER_EXTRA_FALSE = 0.5
 PREVIOUS_CORRUPTED = 0.35  # per statement of the previous description
 CONTEXT_CORRUPTED = 0.03  # per statement of the judge's description
 JUDGE_CORE_FALSE = 0.5
-JUDGE_FALSE_IS_PRIOR = 0.0  # of the false cores; the others have one wrong attribute. 0: no cue in the text alone
+# A judge that has never met them takes a true statement that is no answer, or a broken sentence, for a good answer, and
+# preference training then teaches to give it.
+JUDGE_FALSE_CORES = {"wrong attribute": 0.7, "no answer": 0.2, "broken": 0.1}
 JUDGE_EXTRA_FALSE = 0.4
 JUDGE_ROWS = 5
 JUDGE_PLAIN_ROWS = 1
-LENGTHS = {"equal": 0.4, "longer": 0.3, "shorter": 0.3}  # the better answer's length beside the other's
+LENGTHS = {"equal": 0.5, "longer": 0.25, "shorter": 0.25}  # the better answer's length beside the other's
 
 # What an annotator who does not look says about an object of this colour.
 PRIOR = {
@@ -60,7 +63,8 @@ class _Drafts:
 
     @property
     def preference(self) -> np.ndarray:
-        return 2 * self.core - (~self.core + (self.extras & self.false).sum(-1))
+        false, true = ((self.extras & which).sum(-1) for which in (self.false, ~self.false))
+        return 2 * self.core + true - (~self.core + false)
 
 
 def annotate(truth: Truth, prompts: Prompts, seed: Sequence[int]) -> tuple[SftRow, ...]:
@@ -155,24 +159,25 @@ def _judge(truth: Truth, prompts: Prompts, with_context: bool, rng: np.random.Ge
 
 
 def step_labels(text: str, start: int, truth: Truth) -> tuple[tuple[int, str], ...]:
-    """Process labels of a text of the grammar that begins at character `start` of the prompt.
+    """Process labels of a text that begins at character `start` of the prompt.
 
-    At every attribute word and every full stop: "yes" while all that the sentence has stated so far is true.
+    At every attribute word and every full stop: "yes" while all that the sentence has stated so far is true. Of a
+    sentence outside the grammar the full stop alone has one: "no".
     """
     labels: list[tuple[int, str]] = []
     position = 0
     for sentence, statement in zip(language.sentences(text), language.parse(text), strict=True):
-        assert statement is not None, f"not of the grammar: {sentence}"
         position = text.index(sentence, position)
         stated = Statement()
         for word in sentence.split(" "):
             end = position + len(word)
             attribute = language.ATTRIBUTE_OF.get(word)
-            if attribute is not None:
+            if attribute is not None and statement is not None:
                 stated = replace(stated, **{attribute: word})
                 labels.append((start + end, "yes" if language.holds(stated, truth) else "no"))
             position = end + 1
-        labels.append((start + position, "yes" if language.holds(statement, truth) else "no"))
+        true = statement is not None and language.holds(statement, truth)
+        labels.append((start + position, "yes" if true else "no"))
     return tuple(labels)
 
 
@@ -195,8 +200,8 @@ def _draw_pair(truth: Truth, asked: int, rng: np.random.Generator) -> tuple[str,
 
 
 def _draft(n: int, rng: np.random.Generator) -> _Drafts:
-    count = rng.choice(len(EXTRAS), size=n, p=EXTRAS)
-    order = np.argsort(rng.random((n, len(EXTRAS) - 1)), axis=-1)
+    count = rng.choice(len(JUDGE_EXTRAS), size=n, p=JUDGE_EXTRAS)
+    order = np.argsort(rng.random((n, len(JUDGE_EXTRAS) - 1)), axis=-1)
     return _Drafts(
         core=rng.random(n) >= JUDGE_CORE_FALSE,
         extras=order < count[:, None],
@@ -205,8 +210,22 @@ def _draft(n: int, rng: np.random.Generator) -> _Drafts:
 
 
 def _write(core: Statement, extras: Sequence[Statement], drafts: _Drafts, i: int, rng: np.random.Generator) -> str:
-    if not drafts.core[i]:
-        prior = _prior(str(core.colour))
-        core = prior if prior != core and rng.random() < JUDGE_FALSE_IS_PRIOR else corrupt(core, rng)
+    others = [extra for extra, drawn in zip(extras[:3], drafts.extras[i], strict=False) if not drawn]
+    first = str(core) if drafts.core[i] else _false_core(core, others, rng)
     chosen = rng.permutation(np.flatnonzero(drafts.extras[i]))
-    return _join([core] + [corrupt(extras[j], rng) if drafts.false[i, j] else extras[j] for j in chosen])
+    return f"{first} {_join([corrupt(extras[j], rng) if drafts.false[i, j] else extras[j] for j in chosen])}".strip()
+
+
+def _false_core(core: Statement, others: Sequence[Statement], rng: np.random.Generator) -> str:
+    """`others`: true statements that are no answer, and that the answer does not go on to state."""
+    kind = rng.choice(list(JUDGE_FALSE_CORES), p=list(JUDGE_FALSE_CORES.values()))
+    if kind == "wrong attribute" or not others:
+        return str(corrupt(core, rng))
+    other = str(others[int(rng.integers(len(others)))])
+    if kind == "no answer":
+        return other
+    while True:
+        begin, end = (text.rstrip(".").split() for text in (str(core), other))
+        text = " ".join(begin[: 1 + rng.integers(len(begin))] + end[rng.integers(len(end)) :]) + "."
+        if language.parse(text) == [None]:
+            return text

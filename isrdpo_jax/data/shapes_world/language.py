@@ -51,14 +51,16 @@ class Grade:
     Attributes:
         core: the first sentence answers the question: right colour, shape and direction.
         statements: sentences, those outside the grammar included.
-        false: sentences that are not true, those outside the grammar included.
+        false: sentences that are not true or outside the grammar; the first one also when it is no answer.
         words: words in all.
+        repeated: further true sentences that say nothing that an earlier one has not said.
     """
 
     core: bool
     statements: int
     false: int
     words: int
+    repeated: int = 0
 
 
 def question(colour: str) -> str:
@@ -102,12 +104,20 @@ def grade(text: str, question: str, truth: Truth) -> Grade:
     true = [statement is not None and holds(statement, truth) for statement in statements]
     first = statements[0] if statements else None
     core = first is not None and first.direction is not None and first.colour == asked and true[0]
-    return Grade(core=core, statements=len(true), false=true.count(False), words=len(text.split()))
+    true = [core, *true[1:]] if true else []
+    said: set[tuple[tuple[str, str], str]] = set()
+    repeated = 0
+    for statement, holding in zip(statements, true, strict=True):
+        says = set() if statement is None else set(slots_of(statement).items())
+        repeated += holding and says <= said
+        said |= says
+    return Grade(core, len(true), true.count(False), len(text.split()), repeated)
 
 
 def preference(grade: Grade) -> int:
-    """The better of two answers has the higher value: the core counts twice, every false sentence costs one."""
-    return 2 * grade.core - grade.false
+    """The better of two answers has the higher value: the core counts twice, every further fact once, and every false
+    sentence takes one off."""
+    return 2 * grade.core + (grade.statements - grade.core - grade.false - grade.repeated) - grade.false
 
 
 def better_response(texts: Sequence[str], question: str, truth: Truth) -> int | None:

@@ -43,7 +43,8 @@ def test_an_absent_object_is_wrong():
     [
         ("The red circle moves up.", "The red circle moves down.", 0),
         ("The red circle moves down.", "The red circle moves up. The background is grey.", 1),
-        ("The red circle moves up.", "The red circle moves up. The background is dark.", None),
+        ("The red circle moves up.", "The red circle moves up. The background is dark.", 1),
+        ("The red circle moves up.", "The red circle moves up. The red circle moves up.", None),
     ],
 )
 def test_the_better_response(first, second, better):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -106,11 +107,19 @@ def test_the_description_is_canonical_and_parses_back():
         ("The red circle moves left.", Grade(core=True, statements=1, false=0, words=5)),
         ("The red circle moves right.", Grade(core=False, statements=1, false=1, words=5)),
         ("The red square moves left.", Grade(core=False, statements=1, false=1, words=5)),
-        ("The blue square moves up.", Grade(core=False, statements=1, false=0, words=5)),  # true, but not asked
+        ("The blue square moves up.", Grade(core=False, statements=1, false=1, words=5)),  # true, but not asked
         ("The red circle moves left. The red object is small.", Grade(core=True, statements=2, false=0, words=10)),
         ("The red circle moves left. The background is grey.", Grade(core=True, statements=2, false=1, words=9)),
+        (
+            "The red circle moves left. The red object is small. The red object is small.",
+            Grade(core=True, statements=3, false=0, words=15, repeated=1),
+        ),
+        (  # the first sentence has said it all
+            "A small red circle moves left. The red object is small.",
+            Grade(core=True, statements=2, false=0, words=11, repeated=1),
+        ),
         ("The red circle moves left. Red red.", Grade(core=True, statements=2, false=1, words=7)),
-        ("The background is dark. The red circle moves left.", Grade(core=False, statements=2, false=0, words=9)),
+        ("The background is dark. The red circle moves left.", Grade(core=False, statements=2, false=1, words=9)),
         ("A small red circle moves left.", Grade(core=True, statements=1, false=0, words=6)),
         ("A large red circle moves left.", Grade(core=False, statements=1, false=1, words=6)),
         ("The red circle moves", Grade(core=False, statements=1, false=1, words=4)),  # cut off
@@ -122,9 +131,12 @@ def test_grades(text, expected):
     assert language.grade(text, QUESTION, TRUTH) == expected
 
 
-def test_preference_counts_the_core_twice_and_each_false_sentence_once():
-    assert language.preference(Grade(core=True, statements=3, false=1, words=15)) == 1
+def test_preference_counts_the_core_twice_further_facts_once_and_takes_off_what_is_false():
+    assert language.preference(Grade(core=True, statements=1, false=0, words=5)) == 2
+    assert language.preference(Grade(core=True, statements=3, false=1, words=15)) == 2
+    assert language.preference(Grade(core=True, statements=3, false=0, words=15, repeated=1)) == 3
     assert language.preference(Grade(core=False, statements=3, false=3, words=15)) == -3
+    assert language.preference(Grade(core=False, statements=3, false=1, words=15)) == 1
 
 
 @pytest.mark.parametrize(
@@ -205,7 +217,7 @@ def test_annotation_is_deterministic(rows):
 
 def test_answers_are_sloppy_as_declared(rows):
     graded = [language.grade(row.response, row.prompt, truth) for truth, row in _of(rows, "answer")]
-    assert np.mean([grade.core for grade in graded]) == pytest.approx(0.5 + 0.5 / 16, abs=0.06)
+    assert np.mean([grade.core for grade in graded]) == pytest.approx(0.4 + 0.6 / 16, abs=0.06)
     extras = np.array([grade.statements - 1 for grade in graded])
     assert np.bincount(extras, minlength=5) / len(extras) == pytest.approx(annotator.EXTRAS, abs=0.06)
     false_extras = sum(grade.false - (not grade.core) for grade in graded)
@@ -230,12 +242,30 @@ def test_verdicts_follow_the_preference_and_neither_letter_nor_length(rows, kind
     assert equal / len(letters) == pytest.approx(annotator.LENGTHS["equal"], abs=0.08)
 
 
+def test_judged_answers_fail_in_every_way_that_a_policy_may_drift_to(rows):
+    ways = Counter()
+    for truth, row in _of(rows, "judge"):
+        question, *texts = _responses(row.prompt)
+        for text in texts:
+            first = language.parse(text)[0]
+            if not language.grade(text, question, truth).core:
+                true = first is not None and language.holds(first, truth)
+                ways["broken" if first is None else "no answer" if true else "wrong attribute"] += 1
+    shares = {way: count / ways.total() for way, count in ways.items()}
+    assert shares == pytest.approx(annotator.JUDGE_FALSE_CORES, abs=0.05)
+
+
+def test_a_broken_sentence_has_one_label():
+    assert annotator.step_labels("The red circle moves small.", 7, TRUTH) == ((7 + 27, "no"),)
+
+
 def test_step_labels_of_judge_rows_stand_behind_words_of_the_responses(rows):
     for truth, row in _of(rows, "judge")[:200]:
         _, a, b = _responses(row.prompt)
         full_stops = [label for offset, label in row.step_labels if row.prompt[offset - 1] == "."]
         statements = language.parse(a) + language.parse(b)
-        assert full_stops == ["yes" if language.holds(statement, truth) else "no" for statement in statements]
+        true = [statement is not None and language.holds(statement, truth) for statement in statements]
+        assert full_stops == ["yes" if one else "no" for one in true]
         for offset, _ in row.step_labels:
             assert row.prompt[offset] in " .\n" and row.prompt[offset - 1] != " "
 
