@@ -216,7 +216,7 @@ def markdown(rows: Sequence[Row], curves: dict[str, dict[str, list[list[float | 
         lines.append(_line([row["case"], row["iterations"], *(_pair(row["by_seed"].get(seed)) for seed in seeds)]))
     lines += ["", *_head(["experiment", "iteration", *(BY_KEY[key].title for key in CURVES)])]
     for method in (name for name in LINES if name in curves):
-        for t in range(METHODS[method] + 1):
+        for t in range(max(map(len, curves[method]["accuracy"]))):
             cells = [_mean_at(curves[method][key], t - (key in OF_PAIRS), BY_KEY[key].write) for key in CURVES]
             lines.append(_line([method, t, *cells]))
     return "\n".join(lines) + "\n"
@@ -273,10 +273,15 @@ def main() -> None:
 
     for seed in arguments.seeds:
         make_start(seed, arguments.sft, runs, console)  # all first: who shares the work has something to do meanwhile
+    failed = []
     for seed in arguments.seeds:
         if start := make_start(seed, arguments.sft, runs, console):
-            run_sweep(methods_of(seed, arguments.methods, start, arguments.config, runs), console, after_point=write)
+            sweep = methods_of(seed, arguments.methods, start, arguments.config, runs)
+            done = run_sweep(sweep, console, after_point=write)
+            failed += [f"{sweep.name}/{row['point']}" for row in done if row["state"] not in ("done", "running")]
     print(write())
+    if failed:
+        raise SystemExit(f"The table lacks {', '.join(failed)}: why is said above.")
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ def main() -> None:
         {"iteration": t} | {method: _sum(folders, t, truths) for method, folders in runs.items()}
         for t in range(1, last)
     ]
+    over_time = [row for row in over_time if row["isr_dpo"]]
     result = {"name": "judge_agreement", "seeds": arguments.seeds, "judges": judges, "contexts": over_time}
     write_json(arguments.out / "judge_agreement.json", result)
     write_text(arguments.out / "judge_agreement.md", markdown(result))
