@@ -217,7 +217,7 @@ def test_annotation_is_deterministic(rows):
 
 def test_answers_are_sloppy_as_declared(rows):
     graded = [language.grade(row.response, row.prompt, truth) for truth, row in _of(rows, "answer")]
-    assert np.mean([grade.core for grade in graded]) == pytest.approx(0.4 + 0.6 / 16, abs=0.06)
+    assert np.mean([grade.core for grade in graded]) == pytest.approx(1 - annotator.ANSWER_PRIOR * 15 / 16, abs=0.06)
     extras = np.array([grade.statements - 1 for grade in graded])
     assert np.bincount(extras, minlength=5) / len(extras) == pytest.approx(annotator.EXTRAS, abs=0.06)
     false_extras = sum(grade.false - (not grade.core) for grade in graded)

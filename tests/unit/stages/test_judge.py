@@ -247,7 +247,8 @@ def test_the_truth_prefers_what_is_true_and_ties_where_nothing_is_better():
 
     assert verdict(RIGHT, WRONG) == (0, "ok") and verdict(WRONG, RIGHT) == (1, "ok")
     assert verdict(f"{RIGHT} The background is grey.", RIGHT) == (1, "ok")
-    assert verdict(f"{RIGHT} The background is dark.", RIGHT) == (None, "tie")
+    assert verdict(f"{RIGHT} The background is dark.", RIGHT) == (0, "ok"), "a further fact counts"
+    assert verdict(f"{RIGHT} {RIGHT}", RIGHT) == (None, "tie"), "a repetition does not"
 
 
 def test_the_coin_is_fair_and_falls_the_same_way_twice():
