@@ -41,10 +41,12 @@ def muon(
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024) for the layers' matrices, AdamW for all else: embeddings, head, scales and biases.
 
-    From nothing, it leaves the plateau on which shapes and directions are not told apart in a fifth of AdamW's steps.
+    From nothing, it leaves the plateau on which shapes and directions are not told apart long before AdamW does.
 
     Args:
         learning_rate: AdamW's schedule; the matrices move at `ratio` times it.
+        b1, b2, weight_decay: AdamW's; the decay is the matrices' too, Muon's momentum is optax's 0.95.
+        clip_norm: of the whole gradient; None = off.
     """
 
     def matrices(params: Any) -> Any:
