@@ -50,7 +50,9 @@ from isrdpo_jax.stages.tally import Tally
 _PURPOSES: dict[Purpose, int] = {"respond": 0, "describe": 1, "judge": 2, "evaluate": 3}
 
 PROMPTS = 2  # of a video that are read together: two samples of a response, two orders of a judgement
-FULL_ENOUGH = 0.5  # a program that feeds slots waits until so many of its places are taken, while others decode
+# A program waits until so many of its places are taken, while slots decode. One that feeds slots costs less, and waits
+# the less the more of them have nothing to say: it wants this share of the share that is live.
+FULL_ENOUGH = 0.5
 _STEPS = 64  # most tokens a slot may say before the host looks at them
 _STEPS_TO_STOP = 8  # the same, where a text may end at a string that only the host sees
 
@@ -179,7 +181,8 @@ class Engine:
     def _next_action(self, ahead: Ahead) -> tuple | None:
         """The program that all processes run next; None when nothing is left to do.
 
-        The fullest one that brings work to slots or clears places, if it is full enough or no slot is live.
+        The fullest of those that bring work to slots or clear places and are full enough, or of all when no slot is
+        live; where there is none, slots go on.
         """
         offers: Counter = Counter()
         arriving = ahead.left
@@ -198,13 +201,15 @@ class Engine:
         everybody = gather((offers, live))
         offers = sum((one for one, _ in everybody), Counter())
         ways = len(everybody) * self._lanes / self.hall.lanes  # processes that offer for the same lane
+        busy = sum(live for _, live in everybody) / (self.hall.all_slots * ways)
         best: tuple | None = None
         most = 0.0
         for kind in sorted(offers, key=lambda kind: (_ORDER[kind[0]], kind)):
             places = self.hall.lanes * ways * (1 if kind[0] == "look" else PROMPTS)
-            if (full := offers[kind] / places) > most:
+            enough = FULL_ENOUGH * (busy if kind[0] == "read" else 1)
+            if (full := offers[kind] / places) > most and (full >= enough or not busy):
                 best, most = kind, full
-        return ("decode",) if sum(live for _, live in everybody) and most < FULL_ENOUGH else best
+        return best or (("decode",) if busy else None)
 
     def _groups(self, lane: int, guest: _Guest) -> dict[tuple, list[_Turn]]:
         """What of a guest's waiting turns could be read together, by the program that would read them."""
