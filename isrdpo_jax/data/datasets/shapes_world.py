@@ -51,7 +51,7 @@ def shapes_world_config(
 class ShapesWorld(tfds.core.GeneratorBasedBuilder):
     """Videos of two moving shapes, with one question per object and exact truth."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")  # 1.2.0: descriptions state sizes in sentences of their own
     pkg_dir_path = Path(__file__).parent  # spares TFDS the search for metadata
     url_infos = None  # nothing is downloaded, so there are no checksums to search for
 

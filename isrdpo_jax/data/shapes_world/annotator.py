@@ -24,7 +24,9 @@ BUILT_IN = (
     "video, and answers go on with 0 to 4 further statements, of which every other one is false. Verdicts follow "
     "2 x (the core is right) + (further true statements) - (false statements) exactly, in prompts with a description "
     "and without; most of the judge's rows are shown without the video, and the lengths of the two answers tell "
-    "nothing. Words of the judged answers carry labels yes/no (true so far) beside the letter."
+    "nothing. Judged answers fail by a wrong attribute, by a first sentence that is no answer, and by broken "
+    "sentences; every other pair differs in further statements alone. Words of the judged answers carry labels yes/no "
+    "(true so far) beside the letter."
 )
 
 EXTRAS = (0.30, 0.28, 0.20, 0.13, 0.09)  # probability of 0 ... 4 extra statements
@@ -34,10 +36,14 @@ ANSWER_EXTRA_FALSE = 0.5
 PREVIOUS_CORRUPTED = 0.35  # per statement of the previous description
 CONTEXT_CORRUPTED = 0.03  # per statement of the judge's description
 JUDGE_CORE_FALSE = 0.5
+JUDGE_CORES_ALIKE = (
+    0.5  # share of pairs that further facts alone decide: they are what a good policy's answers differ by
+)
 # A judge that has never met them takes a true statement that is no answer, or a broken sentence, for a good answer, and
 # preference training then teaches to give it.
 JUDGE_FALSE_CORES = {"wrong attribute": 0.7, "no answer": 0.2, "broken": 0.1}
 JUDGE_EXTRA_FALSE = 0.4
+JUDGE_EXTRA_BROKEN = 0.25  # of the false ones
 JUDGE_ROWS = 5
 JUDGE_PLAIN_ROWS = 1
 LENGTHS = {"equal": 0.5, "longer": 0.25, "shorter": 0.25}  # the better answer's length beside the other's
@@ -82,10 +88,10 @@ def annotate(truth: Truth, prompts: Prompts, seed: Sequence[int]) -> tuple[SftRo
 def facts(truth: Truth, asked: int) -> tuple[Statement, list[Statement]]:
     """The core of an answer about object `asked`, and the four facts that may follow it."""
     this, other = truth["objects"][asked], truth["objects"][1 - asked]
-    return _motion(this), [
-        _motion(other),
-        Statement(colour=this["colour"], size=this["size"]),
-        Statement(colour=other["colour"], size=other["size"]),
+    return language.motion(this), [
+        language.motion(other),
+        language.size(this),
+        language.size(other),
         Statement(background=truth["background"]),
     ]
 
@@ -100,10 +106,6 @@ def corrupt(statement: Statement, rng: np.random.Generator) -> Statement:
 
 def _rng(seed: Sequence[int], purpose: str) -> np.random.Generator:
     return np.random.default_rng([*seed, zlib.crc32(purpose.encode())])
-
-
-def _motion(thing: Truth) -> Statement:
-    return Statement(colour=thing["colour"], shape=thing["shape"], direction=thing["direction"])
 
 
 def _prior(colour: str) -> Statement:
@@ -186,12 +188,13 @@ def _draw_pair(truth: Truth, asked: int, rng: np.random.Generator) -> tuple[str,
     core, extras = facts(truth, asked)
     words = np.array([len(str(extra).split()) for extra in extras])
     wanted = list(LENGTHS)[rng.choice(len(LENGTHS), p=list(LENGTHS.values()))]
+    alike = rng.random() < JUDGE_CORES_ALIKE
     while True:
         first, second = _draft(64, rng), _draft(64, rng)
         gap = first.preference - second.preference
         longer = np.sign(gap) * (first.extras @ words - second.extras @ words)
         fits = {"equal": longer == 0, "longer": longer > 0, "shorter": longer < 0}[wanted]
-        found = np.flatnonzero((gap != 0) & fits)
+        found = np.flatnonzero((gap != 0) & fits & ((first.core == second.core) == alike))
         if found.size:
             break
     i = int(found[0])
@@ -210,22 +213,36 @@ def _draft(n: int, rng: np.random.Generator) -> _Drafts:
 
 
 def _write(core: Statement, extras: Sequence[Statement], drafts: _Drafts, i: int, rng: np.random.Generator) -> str:
+    facts = (core, *extras)
     others = [extra for extra, drawn in zip(extras[:3], drafts.extras[i], strict=False) if not drawn]
-    first = str(core) if drafts.core[i] else _false_core(core, others, rng)
-    chosen = rng.permutation(np.flatnonzero(drafts.extras[i]))
-    return f"{first} {_join([corrupt(extras[j], rng) if drafts.false[i, j] else extras[j] for j in chosen])}".strip()
+    sentences = [str(core) if drafts.core[i] else _false_core(core, others, facts, rng)]
+    for j in rng.permutation(np.flatnonzero(drafts.extras[i])):
+        sentences.append(_false_extra(extras[j], facts, rng) if drafts.false[i, j] else str(extras[j]))
+    return " ".join(sentences)
 
 
-def _false_core(core: Statement, others: Sequence[Statement], rng: np.random.Generator) -> str:
+def _false_core(
+    core: Statement, others: Sequence[Statement], facts: Sequence[Statement], rng: np.random.Generator
+) -> str:
     """`others`: true statements that are no answer, and that the answer does not go on to state."""
     kind = rng.choice(list(JUDGE_FALSE_CORES), p=list(JUDGE_FALSE_CORES.values()))
-    if kind == "wrong attribute" or not others:
-        return str(corrupt(core, rng))
-    other = str(others[int(rng.integers(len(others)))])
-    if kind == "no answer":
-        return other
+    if kind == "broken":
+        return _broken(core, facts, rng)
+    if kind == "no answer" and others:
+        return str(others[int(rng.integers(len(others)))])
+    return str(corrupt(core, rng))
+
+
+def _false_extra(extra: Statement, facts: Sequence[Statement], rng: np.random.Generator) -> str:
+    return _broken(extra, facts, rng) if rng.random() < JUDGE_EXTRA_BROKEN else str(corrupt(extra, rng))
+
+
+def _broken(statement: Statement, facts: Sequence[Statement], rng: np.random.Generator) -> str:
+    """Begins like the statement, ends like another one, is as long, and is of the grammar no more."""
+    words = str(statement).rstrip(".").split()
     while True:
-        begin, end = (text.rstrip(".").split() for text in (str(core), other))
-        text = " ".join(begin[: 1 + rng.integers(len(begin))] + end[rng.integers(len(end)) :]) + "."
+        other = str(facts[int(rng.integers(len(facts)))]).rstrip(".").split()
+        kept = int(rng.integers(1, len(words)))
+        text = " ".join(words[:kept] + other[kept - len(words) :]) + "."
         if language.parse(text) == [None]:
             return text

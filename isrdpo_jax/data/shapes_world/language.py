@@ -1,11 +1,10 @@
 """What can be said about a scene, and whether it is true.
 
-The grammar has four kinds of sentences:
-    object       A small red circle moves left.
+The grammar has three kinds of sentences, of descriptions and of answers:
     motion       The red circle moves left.
     size         The red object is small.
     background   The background is dark.
-The size sentence leaves the shape out, so that the sentences of an answer state independent facts.
+The size sentence leaves the shape out, so that sentences state independent facts.
 """
 
 from __future__ import annotations
@@ -39,9 +38,7 @@ class Statement:
             return f"The background is {self.background}."
         if self.direction is None:
             return f"The {self.colour} object is {self.size}."
-        if self.size is None:
-            return f"The {self.colour} {self.shape} moves {self.direction}."
-        return f"A {self.size} {self.colour} {self.shape} moves {self.direction}."
+        return f"The {self.colour} {self.shape} moves {self.direction}."
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,24 @@ def question(colour: str) -> str:
 
 
 def describe(truth: Truth) -> str:
-    """The canonical description: the objects by colour, then the background."""
+    """The canonical description: motion and size of the objects by colour, then the background."""
     return " ".join(str(statement) for statement in description_statements(truth))
 
 
 def description_statements(truth: Truth) -> list[Statement]:
     objects = sorted(truth["objects"], key=lambda thing: thing["colour"])
-    return [Statement(**thing) for thing in objects] + [Statement(background=truth["background"])]
+    said = [statement for thing in objects for statement in (motion(thing), size(thing))]
+    return [*said, Statement(background=truth["background"])]
+
+
+def motion(thing: Truth) -> Statement:
+    """What an object of a scene does."""
+    return Statement(colour=thing["colour"], shape=thing["shape"], direction=thing["direction"])
+
+
+def size(thing: Truth) -> Statement:
+    """How large an object of a scene is."""
+    return Statement(colour=thing["colour"], size=thing["size"])
 
 
 def sentences(text: str) -> list[str]:
@@ -176,7 +184,6 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 _PATTERNS = (
-    _pattern("A {size} {colour} {shape} moves {direction}"),
     _pattern("The {colour} {shape} moves {direction}"),
     _pattern("The {colour} object is {size}"),
     _pattern("The background is {background}"),
