@@ -58,6 +58,7 @@ SHORT, LONG = 5, 9
 SAMPLES = 10_000
 
 Row = dict[str, Any]
+Curves = dict[str, dict[str, list[list[Row]]]]  # experiment -> measure -> seed -> iteration -> {"value", "count"}
 
 # Of answers (or descriptions): the file, numerator and denominator of one row.
 FIGURES: dict[str, tuple[str, Callable[[Row], float], Callable[[Row], float]]] = {
@@ -137,7 +138,7 @@ def rows_of(seeds: Sequence[int], runs: Path) -> list[Row]:
             continue
         row: Row = {"case": method if iteration else "start", "iterations": iteration, "seeds": list(done)}
         row |= {name: measure(name, list(done.values())).to_json() for name in FIGURES}
-        row["length_ratio"] = _mean_ratio(list(done.values()))
+        row["length_ratio"] = _ratio(list(done.values()))
         for name, other in (("accuracy_gain", at(BASELINE, iteration)), ("accuracy_start_gain", at(method, 0))):
             paired = [seed for seed in done if seed in other]
             if paired and iteration and (name, method) != ("accuracy_gain", BASELINE):
@@ -150,32 +151,40 @@ def rows_of(seeds: Sequence[int], runs: Path) -> list[Row]:
     return rows
 
 
-def curves_of(seeds: Sequence[int], runs: Path) -> dict[str, dict[str, list[list[float | None]]]]:
-    """By experiment and measure of `CURVES`: every seed's values from the start on; pairs begin at iteration 1."""
-    curves: dict[str, dict[str, list[list[float | None]]]] = {}
+def curves_of(seeds: Sequence[int], runs: Path) -> Curves:
+    """What was measured at the start and behind every iteration; of pairs, from iteration 1 on."""
+    curves: Curves = {}
     for method in METHODS:
         for seed in seeds:
             layouts = RunLayout(seed_folder(runs, seed) / method).iterations()
             done = [read_json(one.evaluation / "summary.json") for one in layouts if one.manifest("evaluate").exists()]
             for key in CURVES if done else ():
-                values = [summary[key]["value"] for summary in done if key in summary]
-                curves.setdefault(method, {}).setdefault(key, []).append(values)
+                line = [{name: summary[key][name] for name in ("value", "count")} for summary in done if key in summary]
+                curves.setdefault(method, {}).setdefault(key, []).append(line)
     return curves
 
 
-def draw(curves: dict[str, dict[str, list[list[float | None]]]]) -> Figure:
-    """One panel a measure; a line is the mean of the seeds that are as far, its band their range."""
+def pooled(lines: Sequence[Sequence[Row]], place: int) -> tuple[float | None, int]:
+    """The mean of a measure over all seeds' answers (or pairs, statements), and of how many seeds it is there."""
+    found = [line[place] for line in lines if 0 <= place < len(line) and line[place]["value"] is not None]
+    count = sum(one["count"] for one in found)
+    return sum(one["value"] * one["count"] for one in found) / count if count else None, len(found)
+
+
+def draw(curves: Curves) -> Figure:
+    """One panel a measure; a line is of the seeds that are as far together, its band their range."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     for key, axes in zip(CURVES, figure.subplots(2, 3).flat, strict=True):
         for method, found in curves.items():
             first = int(key in OF_PAIRS)
-            length = max(map(len, found[key]))
-            columns = [[line[t] for line in found[key] if len(line) > t and line[t] is not None] for t in range(length)]
-            x = [first + t for t in range(length) if columns[t]]
-            columns = [column for column in columns if column]
+            means = [pooled(found[key], t)[0] for t in range(max(map(len, found[key])))]
+            there = [t for t, mean in enumerate(means) if mean is not None]
+            x = [first + t for t in there]
             thick = method in (*LINES, "random_preferences", "true_preferences")
-            axes.plot(x, [np.mean(column) for column in columns], label=method, lw=2 if thick else 0.8, marker=".")
+            axes.plot(x, [means[t] for t in there], label=method, lw=2 if thick else 0.8, marker=".")
             if method in LINES:
+                values = [[line[t]["value"] for line in found[key] if len(line) > t] for t in there]
+                columns = [[value for value in column if value is not None] for column in values]
                 axes.fill_between(x, list(map(min, columns)), list(map(max, columns)), alpha=0.15)
         axes.set(title=BY_KEY[key].title, xlabel="iteration")
         if BY_KEY[key].percent:
@@ -185,19 +194,13 @@ def draw(curves: dict[str, dict[str, list[list[float | None]]]]) -> Figure:
     return figure
 
 
-def _mean_ratio(layouts: Sequence[IterationLayout]) -> float | None:
+def _ratio(layouts: Sequence[IterationLayout]) -> float | None:
     """Words of the chosen responses over words of the rejected, of all seeds' pairs in this iteration."""
     summaries = [read_json(layout.evaluation / "summary.json") for layout in layouts]
-    if any("chosen_words" not in summary for summary in summaries):
-        return None
-
-    def total(name: str) -> float:
-        return sum(summary[name]["value"] * summary[name]["count"] for summary in summaries)
-
-    return total("chosen_words") / total("rejected_words")
+    return pooled([[summary["length_ratio"]] for summary in summaries if "length_ratio" in summary], 0)[0]
 
 
-def markdown(rows: Sequence[Row], curves: dict[str, dict[str, list[list[float | None]]]]) -> str:
+def markdown(rows: Sequence[Row], curves: Curves) -> str:
     """Three tables: over seeds, each seed by itself, and iteration by iteration."""
     gain = partial(_cell, write=lambda x: f"{100 * x:+.1f}")
     titles = [BY_KEY[name].title for name in FIGURES]
@@ -217,17 +220,15 @@ def markdown(rows: Sequence[Row], curves: dict[str, dict[str, list[list[float | 
     lines += ["", *_head(["experiment", "iteration", *(BY_KEY[key].title for key in CURVES)])]
     for method in (name for name in LINES if name in curves):
         for t in range(max(map(len, curves[method]["accuracy"]))):
-            cells = [_mean_at(curves[method][key], t - (key in OF_PAIRS), BY_KEY[key].write) for key in CURVES]
+            cells = [_pooled_at(curves[method][key], t - (key in OF_PAIRS), BY_KEY[key].write) for key in CURVES]
             lines.append(_line([method, t, *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _mean_at(found: Sequence[Sequence[float | None]], place: int, write: Callable[[float], str]) -> str:
-    """The mean over the seeds that are this far, and how many these are where some are not."""
-    values = [line[place] for line in found if 0 <= place < len(line) and line[place] is not None]
-    if not values:
-        return ""
-    return write(float(np.mean(values))) + ("" if len(values) == len(found) else f" ({len(values)} of {len(found)})")
+def _pooled_at(lines: Sequence[Sequence[Row]], place: int, write: Callable[[float], str]) -> str:
+    """The pooled mean, and of how many seeds it is where some are not this far."""
+    mean, seeds = pooled(lines, place)
+    return "" if mean is None else write(mean) + ("" if seeds == len(lines) else f" ({seeds} of {len(lines)})")
 
 
 def _head(titles: Sequence[str]) -> list[str]:

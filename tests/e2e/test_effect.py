@@ -79,14 +79,19 @@ def test_the_table_holds_what_the_runs_measured(folder: Path):
 
 
 def test_curves_are_those_of_the_runs(folder: Path):
-    curves = read_json(folder / "effect.json")["curves"]
+    told = read_json(folder / "effect.json")
+    curves = told["curves"]
+    for row in told["rows"][1:]:
+        means = program("effect").pooled(curves[row["case"]]["false_share"], row["iterations"])
+        assert means == (pytest.approx(row["false_share"]["value"]), len(SEEDS)), "one figure in both tables"
     for method, iterations in {"isr_dpo": 2, "self_rewarding": 1, "no_retrospection": 2}.items():
         for seed in SEEDS:
             one = RunLayout(folder / "runs" / f"seed_{seed}" / method)
-            told = [read_json(layout.evaluation / "summary.json") for layout in one.iterations()]
-            assert len(told) == iterations + 1
+            done = [read_json(layout.evaluation / "summary.json") for layout in one.iterations()]
+            assert len(done) == iterations + 1
             for key in ("accuracy", "words"):
-                assert curves[method][key][seed] == [summary[key]["value"] for summary in told]
+                here = curves[method][key][seed]
+                assert [one["value"] for one in here] == [summary[key]["value"] for summary in done]
             assert len(curves[method]["length_ratio"][seed]) == iterations, "the start has no pairs"
     assert (folder / "effect.svg").read_text().count("Words per answer") == 1
 
