@@ -43,7 +43,8 @@ def run_command(
     config: ConfigPath,
     overrides: Overrides = None,
     until: Annotated[
-        str | None, typer.Option(help="Stop behind this stage: collect, pairs, reference, optimize, evaluate.")
+        str | None,
+        typer.Option(help="Stop behind this stage of the first unfinished iteration: collect, pairs, …, evaluate."),
     ] = None,
     processes: Annotated[
         str | None,
@@ -64,10 +65,13 @@ def run_command(
 
     with joined(processes, process, coordinator, loaded.config.processes.heartbeat_s):
         from isrdpo_jax.pipeline import run
+        from isrdpo_jax.report.status import read_status
 
         layout = run(loaded.config, until=until, console=console)
         if is_first():
-            console.print(f"{layout.root} is done. Look at it with: isrdpo report {layout.root}", highlight=False)
+            stopped = until and read_status(layout.root)["state"] != "finished"
+            told = f"has come behind {until}; without --until it goes on" if stopped else "is done"
+            console.print(f"{layout.root} {told}. Look at it with: isrdpo report {layout.root}", highlight=False)
 
 
 @app.command()

@@ -68,6 +68,12 @@ class StoppedError(IsrdpoError):
     exit_code = 75
 
 
+class EndpointDownError(IsrdpoError):
+    """A judge on a server does not answer; what was judged is kept, and the same command goes on when it does."""
+
+    exit_code = 75
+
+
 class DivergedError(IsrdpoError):
     """Training was stopped: several updates in a row were not finite, or the reference check failed."""
 

@@ -17,7 +17,7 @@ import jax
 from rich.console import Console
 
 from isrdpo_jax import __version__
-from isrdpo_jax.config import diff_configs, dump_yaml, evaluates, load_config, semantic_hash
+from isrdpo_jax.config import config_hash, diff_configs, dump_yaml, evaluates, load_config, semantic_hash
 from isrdpo_jax.data.loader import Split, VideoSource, open_split
 from isrdpo_jax.data.prompts import load_prompts
 from isrdpo_jax.errors import ConfigError, DataError
@@ -59,7 +59,7 @@ def run(
     console: Console | None = None,
     shared: SharedStages | None = None,
 ) -> RunLayout:
-    """Brings the run to its end, or iteration 1 and all that is unfinished up to the stage `until`.
+    """Brings the run to its end, or the first iteration that is not finished up to its stage `until`.
 
     Several processes (`runs.processes.join`) do it together, when each of them calls this with the same config.
 
@@ -75,7 +75,10 @@ def run(
     check_batch(mesh, config.collect.batch_videos, "collect.batch_videos")
     check_batch(mesh, config.dpo.batch_size // config.dpo.accumulation_steps, "dpo.batch_size / dpo.accumulation_steps")
     prompts = load_prompts(config.prompts.dir)
-    start = find_policy(config.start)
+    first = layout.iteration(0)
+    # A run that has begun has a copy, and stands alone.
+    begun = first_says(lambda: manifest_path(first.checkpoint).exists())
+    start = PolicyFolder(layout.root, first.checkpoint) if begun else find_policy(config.start)
     check_heads(mesh, start.config)
     if evaluates(config):
         check_judge(config, layout, console)
@@ -90,14 +93,14 @@ def run(
         frames = start.config.vision.num_frames
         train = _open_split(config, "train", frames)
         heldout = _open_split(config, "eval", frames) if evaluates(config) else None
-        _check_same(config=semantic_hash(config), data=train.digest, prompts=prompts.digest)
+        settings = config_hash(config, exclude={"run.dir", "data.dir", "tracking", "evaluation.judge"})
+        _check_same(configuration=settings, data=train.digest, prompts=prompts.digest)
         # Not before: another configuration may cure data that is refused.
         first_says(lambda: write_text(layout.config, dump_yaml(config)))
         watchdog.feed()  # not before: preparing data may take hours
         session = Session(
             config, semantic_hash(config), layout, console, stop, watchdog, prompts, train, heldout, shared
         )
-        first = layout.iteration(0)
         _begin(session, start, mesh)
         policy = open_policy(
             PolicyFolder(layout.root, first.checkpoint), mesh, prompts, verify=config.checkpoint.verify
@@ -106,8 +109,10 @@ def run(
             _evaluate(session, first, policy)
             _ask_judge(session)
         for t in range(1, config.run.iterations + 1):
-            policy = _iteration(session, layout.iteration(t), policy, until)
-            if until and until != STAGES[-1]:
+            one, last = layout.iteration(t), STAGES[-1] if heldout else STAGES[-2]
+            was_finished = first_says(one.manifest(last).exists)
+            policy = _iteration(session, one, policy, None if was_finished else until)
+            if until and not was_finished:
                 break
     return layout
 
@@ -327,7 +332,7 @@ def _optimize(
             )
         digest = tree_digest(params)
         save_tree(layout.checkpoint, params, iteration=layout.index, facts={"policy": digest})
-        rows = first_says(lambda: _end_training(layout))
+        rows = first_says(lambda: read_jsonl(layout.metrics))
         counts = {"updates": len(rows), "updates_refused": sum(not row["update_applied"] for row in rows)}
         session.seal(
             layout,
@@ -338,18 +343,22 @@ def _optimize(
             parent=policy.digest,
             facts={"policy": digest},
         )
-        session.say(f"  optimize: {_listed(counts)}, loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
-        session.stop.check()
-    elif first_says(lambda: _is_collected(session, layout)):
+        session.say(f"  optimize: {_listed(counts)}, loss {_loss(rows[0])} -> {_loss(rows[-1])}")
+    first_says(lambda: _end_training(layout))
+    session.stop.check()
+    if done and first_says(lambda: _is_collected(session, layout)):
         return replace(policy, params={}, digest=done.facts["policy"])  # nothing is left to do that needs its weights
     return open_policy(folder, policy.mesh, session.prompts, verify=config.checkpoint.verify)
 
 
-def _end_training(layout: IterationLayout) -> list[dict[str, Any]]:
-    """Removes the training states, which the policy has taken the place of; returns the metrics of all updates."""
+def _loss(row: Mapping[str, Any]) -> str:
+    return "not finite" if row["loss"] is None else f"{row['loss']:.4f}"
+
+
+def _end_training(layout: IterationLayout) -> None:
+    """Removes the training states, when the policy has taken their place and is sealed."""
     for step in layout.train_steps():
         remove(layout.train_step(step))
-    return read_jsonl(layout.metrics)
 
 
 def _evaluate(session: Session, layout: IterationLayout, policy: Policy) -> None:

@@ -1,11 +1,13 @@
 """What the frozen tower makes of each video, kept on disk: computed in the first stage that sees a video, read after.
 
 A folder belongs to one tower and one prepared split; a file in it is whole when its index is there, which is written
-last. What a killed process was writing has no index, and is removed by the next one.
+last. Any number of runs and processes may use it at a time: each writes files of its own, under a lock. What a killed
+process was writing has no index and nobody's lock, and is removed by the next one.
 """
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -14,13 +16,14 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from isrdpo_jax.errors import CheckpointError
+from isrdpo_jax.errors import CheckpointError, RunLockedError
 from isrdpo_jax.runs.atomic import read_json, write_json
+from isrdpo_jax.runs.lock import RunLock
 from isrdpo_jax.runs.manifest import hash_json
 
 _OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and floats hardly compress
 _IDENTITY = "identity.json"
-_PARTIAL = ".partial"
+_PARTIAL, _LOCK = ".partial", ".lock"
 
 
 class FeatureCache:
@@ -33,7 +36,7 @@ class FeatureCache:
         identity: of tower, data and dtype; all that decides what a feature is.
         shape, dtype: of the features of one video.
         limit: bytes that all files of the identity may take together; what is beyond is not kept.
-        process: of those that make a run together; each writes files of its own.
+        writers: processes of the run that put videos at the same time, and leave room for each other.
 
     Raises:
         CheckpointError: the folder belongs to another tower or data, or a file in it is not what its index says.
@@ -47,20 +50,22 @@ class FeatureCache:
         dtype: Any,
         *,
         limit: int,
-        process: int = 0,
+        writers: int = 1,
     ):
         self.folder = folder / hash_json(identity)[:16]
-        self._shape, self._dtype, self._limit, self._process = shape, np.dtype(dtype), limit, process
+        self._shape, self._dtype, self._limit, self._writers = shape, np.dtype(dtype), limit, writers
         self._size = int(np.prod(shape)) * self._dtype.itemsize
         self.folder.mkdir(parents=True, exist_ok=True)
         self._claim(identity)
-        for left in self.folder.glob(f"part-{process:05d}-*{_PARTIAL}"):
-            left.unlink()
+        self._remove_unfinished()
         self._where: dict[str, tuple[Path, int]] = {}
+        self._records: dict[Path, int] = {}
         self._readers: dict[Path, ArrayRecordReader] = {}
         self._reading = Lock()  # an engine looks videos up in the thread that loads ahead, and in its own
         for index in sorted(self.folder.glob("part-*.json")):
-            self._where |= {one: (index.with_suffix(""), i) for i, one in enumerate(read_json(index)["ids"])}
+            path, ids = index.with_suffix(""), read_json(index)["ids"]
+            self._where |= {one: (path, i) for i, one in enumerate(ids)}
+            self._records[path] = len(ids)
         self._writer: ArrayRecordWriter | None = None
         self._new: list[str] = []
 
@@ -74,6 +79,16 @@ class FeatureCache:
                 f"{self.folder}: these features belong to another {', '.join(other)}. Delete the folder; they are "
                 "computed anew."
             )
+
+    def _remove_unfinished(self) -> None:
+        """Files without an index whose writer is dead: it has left its lock, and does not hold it."""
+        for left in self.folder.glob(f"part-*{_LOCK}"):
+            path = left.with_suffix("")
+            with suppress(RunLockedError), RunLock(left):
+                Path(f"{path}{_PARTIAL}").unlink(missing_ok=True)
+                if not Path(f"{path}.json").exists():
+                    path.unlink(missing_ok=True)
+                left.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -93,22 +108,21 @@ class FeatureCache:
         return np.frombuffer(record, self._dtype).reshape(self._shape)
 
     def _open(self, path: Path) -> ArrayRecordReader:
-        wanted = sum(where == path for where, _ in self._where.values())
         reader = None
         with suppress(ValueError, RuntimeError, OSError):
             reader = ArrayRecordReader(str(path))
-        if reader is None or reader.num_records() != wanted or len(reader.read([0])[0]) != self._size:
+        if reader is None or reader.num_records() != self._records[path] or len(reader.read([0])[0]) != self._size:
             raise CheckpointError(f"{path}: not the features that its index says. Delete {self.folder} and run again.")
         return reader
 
     def put(self, video: str, features: np.ndarray) -> None:
         """Keeps the features of a video, if there is room."""
-        kept = len(self._where) + len(self._new) + 1
+        kept = len(self._where) + self._writers * (len(self._new) + 1)
         if video in self._where or video in self._new or kept * self._size > self._limit:
             return
         if self._writer is None:
-            number = len(list(self.folder.glob(f"part-{self._process:05d}-*.json")))
-            self._path = self.folder / f"part-{self._process:05d}-{number:05d}.array_record"
+            self._path = self.folder / f"part-{secrets.token_hex(8)}.array_record"
+            self._lock = RunLock(Path(f"{self._path}{_LOCK}")).__enter__()
             self._writer = ArrayRecordWriter(f"{self._path}{_PARTIAL}", _OPTIONS)
         self._writer.write(np.ascontiguousarray(features, self._dtype).tobytes())
         self._new.append(video)
@@ -124,3 +138,5 @@ class FeatureCache:
             Path(f"{self._path}{_PARTIAL}").rename(self._path)
             write_json(Path(f"{self._path}.json"), {"ids": self._new})
             self._writer = None
+            self._lock.path.unlink(missing_ok=True)
+            self._lock.__exit__()

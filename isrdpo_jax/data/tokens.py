@@ -66,7 +66,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text, stripped; special tokens leave no trace."""
-        return self._backend.decode(list(ids), skip_special_tokens=True).strip()
+        return self.decode_whole(ids).strip()
+
+    def decode_whole(self, ids: Sequence[int]) -> str:
+        """The text with the white space around it."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
 
     @property
     def letter_ids(self) -> tuple[int, int]:

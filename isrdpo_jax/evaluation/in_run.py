@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jax.errors import JaxRuntimeError
 from rich.console import Console
 
 from isrdpo_jax.errors import IsrdpoError, StoppedError
@@ -41,7 +42,7 @@ def judge_iterations(config: Config, run: RunLayout, console: Console, say: Call
         summary = evaluate([str(run.root)], config, run.judged, console)
     except StoppedError:
         raise
-    except IsrdpoError as error:
+    except (IsrdpoError, OSError, JaxRuntimeError) as error:  # the last: a judge that memory has no room for
         say(f"  [yellow]not judged[/]: {error} The run goes on; `isrdpo eval` judges its answers later.")
         return
     say(f"  judged by {summary['judge']['name']}: {_told(summary['rows'][-1])}")

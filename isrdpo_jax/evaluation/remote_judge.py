@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isrdpo_jax.errors import StoppedError
+from isrdpo_jax.errors import EndpointDownError
 from isrdpo_jax.evaluation.endpoint import Endpoint, Failure, check_base_url
 from isrdpo_jax.evaluation.protocols import Item, Protocol
 from isrdpo_jax.evaluation.reply_log import Reply, ReplyLog, call_key
@@ -45,7 +45,7 @@ def judge_remotely(
 
     Raises:
         ConfigError: the server refuses the key, the address or the model.
-        StoppedError: a signal came, or one call after another failed; what was judged is kept.
+        StoppedError: a signal came. EndpointDownError: one call after another failed. What was judged is kept.
     """
     verdicts = {item.id: Verdict(f"missing: {what}") for item in items if (what := protocol.missing(item))}
     calls = {item.id: request(protocol, judge, item) for item in items if item.id not in verdicts}
@@ -128,7 +128,7 @@ async def _ask(
                 failures[key] = outcome
                 in_a_row += outcome.again
                 if in_a_row >= _HOPELESS:
-                    raise StoppedError(
+                    raise EndpointDownError(
                         f"{judge.base_url}: {in_a_row} calls in a row failed (the last: {outcome.reason}, "
                         f"{outcome.detail!r}). What was judged is kept; run the same command again when it answers."
                     )

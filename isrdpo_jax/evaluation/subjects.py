@@ -92,12 +92,12 @@ def answers_of(
 ) -> Path:
     """The file with the subject's answers to all questions of a split; what it lacks is answered now.
 
-    A run's stored answers are used where they belong to the same data, prompts and length limit. A killed call goes on
+    A run's stored answers are used where they belong to the same data, prompts and settings. A killed call goes on
     behind the last whole batch.
 
     Args:
         asked: the ids of the questions about each video of the source.
-        folder: where answers are kept, under a name that holds the identity of policy, data, prompts and limit.
+        folder: where answers are kept, under a name that holds the identity of policy, data, prompts and settings.
         open_it: loads the policy; called only if there is something to answer.
         start: is told how many batches are to be answered, and returns what is to be called behind each.
 
@@ -106,15 +106,15 @@ def answers_of(
     """
     if subject.file:
         return _copied(subject, folder, read_answers(subject.file), {"file": hash_file(subject.file).sha256})
-    limit = config.evaluation.max_new_tokens
-    about = {"data": source.digest, "prompts": prompts_digest, "max_new_tokens": limit}
+    about = {"data": source.digest, "prompts": prompts_digest, **_how(config)}
     stored = subject.iteration and _stored(subject.iteration, about)
     if stored:
         return _copied(subject, folder, *stored)
     if subject.policy is None:
         raise DataError(
             f"{subject.name}: its policy was not kept (checkpoint.keep_policies), and its stored answers belong to "
-            "other data, prompts or evaluation.max_new_tokens. Take another iteration, or the run's own config."
+            "other data, prompts, evaluation.max_new_tokens or collect settings. Take another iteration, or the run's "
+            "own config."
         )
     path = folder / _file_name(subject, about | {"policy": policy_digest(subject.policy)})
     truncate_jsonl(path, lambda row: True)
@@ -168,15 +168,18 @@ def _stored(one: IterationLayout, about: dict[str, Any]) -> tuple[list[Row], dic
         return None
     manifest = load_verified(one.manifest("evaluate"))
     run = RunLayout(one.root.parent)
-    limit = load_config(run.config).config.evaluation.max_new_tokens
-    kept = {
-        "data": manifest.inputs["data"],
-        "prompts": read_json(run.run_json)["prompts"],
-        "max_new_tokens": limit,
-    }
+    how = _how(load_config(run.config).config)
+    kept = {"data": manifest.inputs["data"], "prompts": read_json(run.run_json)["prompts"], **how}
     if kept != about:
         return None
     return read_jsonl(one.evaluation / "answers.jsonl"), kept | {"policy": manifest.inputs["policy"]}
+
+
+def _how(config: Config) -> dict[str, Any]:
+    """The settings that have a part in an answer."""
+    collect = config.collect
+    limits = {"max_new_tokens": config.evaluation.max_new_tokens, "turn_tokens": collect.turn_tokens}
+    return {**limits, "int8_prefixes": collect.int8_prefixes}
 
 
 def _copied(subject: Subject, folder: Path, rows: list[Row], identity: dict[str, Any]) -> Path:

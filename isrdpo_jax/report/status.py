@@ -58,10 +58,12 @@ def read_status(run: Path) -> dict[str, Any]:
 
 def _remaining(layout: RunLayout, iterations: int) -> float | None:
     """Seconds that the iterations to come take at the pace of the finished ones; None while there is no pace."""
-    ends = [path.stat().st_mtime for one in layout.iterations() if (path := manifest_path(one.checkpoint)).exists()]
+    made = [(one.index, manifest_path(one.checkpoint)) for one in layout.iterations()]
+    ends = [(index, path.stat().st_mtime) for index, path in made if path.exists()]  # not all policies are kept
     if len(ends) < 2:
         return None
-    return (ends[-1] - ends[0]) / (len(ends) - 1) * (iterations + 1 - len(ends))
+    (first, began), (last, ended) = ends[0], ends[-1]
+    return (ended - began) / (last - first) * (iterations - last)
 
 
 def _iteration(layout: IterationLayout, reference: str, stages: Sequence[Stage]) -> dict[str, Any]:

@@ -61,6 +61,9 @@ class StopSignal:
         if self._received is not None:
             os._exit(StoppedError.exit_code)
         self._received = signal.Signals(number)
+        outer = getattr(self._former.get(self._received), "__self__", None)
+        if isinstance(outer, StopSignal):  # what is being done ends, and what it is a part of, too
+            outer._received = self._received
         note = f"\n{self._received.name}: finishing the work at hand, then saving; once more to exit at once.\n"
         with contextlib.suppress(OSError):  # nobody may be reading stderr any more
             os.write(2, note.encode())

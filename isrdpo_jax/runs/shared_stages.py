@@ -34,10 +34,12 @@ _BEHIND_THE_REFERENCE = frozenset(
     | {"dpo.learning_rate", "dpo.warmup_fraction", "dpo.weight_decay", "dpo.b1", "dpo.b2", "dpo.eps", "dpo.clip_norm"}
     | {"dpo.max_bad_updates"}
 )
+# The rest of collect has a part in held-out answers, too: rounded prefixes, turns that are too long.
+_HOW_MANY_AT_A_TIME = frozenset({"collect.batch_videos", "collect.slots", "collect.lanes", "collect.memory_gib"})
 WITHOUT_PART: Mapping[Stage, frozenset[str]] = {
     "collect": _NOWHERE | {"evaluation", "dpo"},
     "reference": _NOWHERE | {"evaluation"} | _BEHIND_THE_REFERENCE,
-    "evaluate": _NOWHERE | {"evaluation.judge", "dpo", "judge", "sampling", "collect"},
+    "evaluate": _NOWHERE | {"evaluation.judge", "dpo", "judge", "sampling"} | _HOW_MANY_AT_A_TIME,
 }
 """The stages that are shared, and the settings that have no part in what they make."""
 

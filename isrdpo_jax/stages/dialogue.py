@@ -73,8 +73,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Completion:
-    """tokens include EOS when finish is `stop`; `length`: max_new_tokens came first; `too_long`: the turn does not fit
-    into the context window, or into a slot, and nothing was said."""
+    """What was said, and why it ended.
+
+    Attributes:
+        text: stripped, and without the stop string.
+        tokens: to the end, that is EOS, or what says the stop string, where finish is `stop`.
+        finish: `length`: max_new_tokens came first. `too_long`: the turn does not fit into the context window, or into
+            a slot, and nothing was said.
+    """
 
     text: str
     tokens: tuple[int, ...]

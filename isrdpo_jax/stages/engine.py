@@ -348,13 +348,13 @@ class Engine:
     def _told(self, turn: _Turn, tokens: list[int], live: bool) -> Completion | None:
         """What a slot has said, if it has ended by itself or at a string that ends it."""
         assert isinstance(turn.asked, Say)
-        text_of = self.policy.tokenizer.decode
-        if cut := stopped_at(tokens, turn.asked.decoding.stop, text_of):
+        tokenizer = self.policy.tokenizer
+        if cut := stopped_at(tokens, turn.asked.decoding.stop, tokenizer.decode_whole):
             return Completion(cut[0], tuple(tokens[: cut[1]]), "stop")
         if live:
             return None
-        ended = tokens[-1] == self.policy.tokenizer.eos_id
-        return Completion(text_of(tokens), tuple(tokens), "stop" if ended else "length")
+        ended = tokens[-1] == tokenizer.eos_id
+        return Completion(tokenizer.decode(tokens), tuple(tokens), "stop" if ended else "length")
 
     def _take(self, kind: tuple) -> list[list[_Turn]]:
         """For each lane, the most turns of one guest that this program reads together; they no longer wait."""
@@ -437,13 +437,17 @@ def record_hash(record_id: str) -> int:
 def stopped_at(
     tokens: Sequence[int], stops: Sequence[str], text_of: Callable[[Sequence[int]], str]
 ) -> tuple[str, int] | None:
-    """The text before the first stop string, and how many tokens say it with the string; None where there is none."""
+    """The text before the first stop string, stripped, and how many tokens say it with the string; None without one.
+
+    Args:
+        text_of: white space at the end included, which may be such a string.
+    """
     if not any(stop in text_of(tokens) for stop in stops):
         return None
     for count in range(1, len(tokens) + 1):
         text = text_of(tokens[:count])
         if found := [text.index(stop) for stop in stops if stop in text]:
-            return text[: min(found)], count
+            return text[: min(found)].strip(), count
     return None
 
 

@@ -42,7 +42,7 @@ def open_features(policy: Policy, source: VideoSource, data: DataConfig) -> Iter
     shape = (vision.tokens_per_video, vision.hidden_size)
     limit = round(data.feature_cache * GIB)
     folder = Path(data.dir) / "features"
-    with FeatureCache(folder, identity, shape, dtype, limit=limit, process=jax.process_index()) as cache:
+    with FeatureCache(folder, identity, shape, dtype, limit=limit, writers=jax.process_count()) as cache:
         yield cache
 
 

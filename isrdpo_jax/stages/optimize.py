@@ -33,10 +33,10 @@ from isrdpo_jax.stages.shares import put_whole
 
 log = logging.getLogger(__name__)
 
-# Of max |log-prob|, times beta: rounding of the same sum in two compilations. A token's rounding follows its logits,
-# which do not vanish when a confident policy's log-probs do, so a response counts for at least one nat per token.
+# Of max |log-prob|: rounding of the same sum in two compilations. A token's rounding follows its logits, which do not
+# vanish when a confident policy's log-probs do, so a response counts for at least one nat per token.
 FLOAT32_TOLERANCE = 1e-6
-BFLOAT16_WARN, BFLOAT16_STOP = 0.1, 0.2
+BFLOAT16_WARN, BFLOAT16_STOP = 1.0, 2.0  # nats
 
 
 def update_count(pairs: int, dpo: DpoConfig) -> int:
@@ -69,13 +69,13 @@ def start_check(metrics: dict[str, float], dpo: DpoConfig, dtype: str) -> str:
     expected = loss_at_zero_margin(dpo.loss, dpo.beta, dpo.label_smoothing)
     expects = f"margin 0 gives {expected:.6f} plus the SFT term"
     told = f"first batch: max |margin| {margin:.3g}, loss {metrics['loss']:.6f} ({expects})"
-    limit = dpo.beta * FLOAT32_TOLERANCE * logp if dtype == "float32" else BFLOAT16_STOP
+    limit = dpo.beta * (FLOAT32_TOLERANCE * logp if dtype == "float32" else BFLOAT16_STOP)
     if not margin <= limit:
         raise DivergedError(
             f"{told}: above {limit:.3g}, so the stored reference is not this policy. Delete this iteration's reference."
         )
-    if dtype != "float32" and margin > BFLOAT16_WARN:
-        log.warning("%s: above %s, large even for %s", told, BFLOAT16_WARN, dtype)
+    if dtype != "float32" and margin > dpo.beta * BFLOAT16_WARN:
+        log.warning("%s: above %.3g, large even for %s", told, dpo.beta * BFLOAT16_WARN, dtype)
     return told
 
 

@@ -86,7 +86,7 @@ def read_sweep(path: Path, overrides: Iterable[str] = (), config: Path | None = 
     """The sweep of a file; all its points are checked before the first runs.
 
     Args:
-        overrides: `dotted.key=value`, for every point; they win over `set`, and the grid over them.
+        overrides: `dotted.key=value`, for every point; they win over `set`.
         config: the config to take instead of the one that the file names.
 
     Raises:
@@ -99,6 +99,9 @@ def read_sweep(path: Path, overrides: Iterable[str] = (), config: Path | None = 
         raise ConfigError(f"{path}: not a sweep ({details}). It needs name, config and grid.") from error
     if taken := [key for key in RESERVED if key in sweep.grid or key in sweep.set]:
         raise ConfigError(f"{path}: {taken[0]} is the sweep's to give; its points lie in <run.dir>/{sweep.name}/.")
+    overrides = tuple(overrides)
+    if lost := sorted({one.partition("=")[0] for one in overrides} & {*sweep.grid, "run.name"}):
+        raise ConfigError(f"{lost[0]}: the points of {path} differ in it; change the sweep file.")
     base = config or path.parent / sweep.config
     common = [*(_override(path, key, value) for key, value in sweep.set.items()), *overrides]
     runs = Path(load_config(base, common).config.run.dir)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
+from isrdpo_jax.config import load_config, semantic_hash
 from isrdpo_jax.errors import CheckpointError, ConfigError, RunLockedError
 from isrdpo_jax.report.measures import BY_KEY, DASH
 from isrdpo_jax.report.status import read_status
@@ -91,6 +92,9 @@ def _row(point: Point) -> Row:
     row |= {"iteration": 0, "of": point.config.run.iterations, "made": {}, "shared": {}, "iterations": []}
     if point.layout.config.exists():
         try:
+            if semantic_hash(load_config(point.layout.config).config) != semantic_hash(point.config):
+                error = "the run of this name has another configuration: go back to it, or give the sweep another name"
+                return row | {"state": "failed", "error": error}
             status = read_status(point.layout.root)
             state = "done" if status["state"] == "finished" else status["state"]
             counts = {name: status["stages"][name] for name in ("made", "shared")}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -39,13 +42,28 @@ def test_features_come_back_bit_by_bit_when_the_cache_is_opened_again(tmp_path: 
         assert kept.get("d") is None
 
 
-def test_processes_write_files_of_their_own_and_read_all(tmp_path: Path):
-    with cache(tmp_path, process=0) as one, cache(tmp_path, process=1) as two:
+def test_several_write_files_of_their_own_and_read_all(tmp_path: Path):
+    """Two processes of a run, or two runs: also where both have seen the same video, and in any order."""
+    with cache(tmp_path) as one:
         one.put("a", features(0))
-        two.put("b", features(1))
-    with cache(tmp_path, process=1) as kept:
-        np.testing.assert_array_equal(kept.get("a"), features(0))
-        np.testing.assert_array_equal(kept.get("b"), features(1))
+        with cache(tmp_path) as two:
+            two.put("b", features(1))
+            one.put("b", features(1))
+            two.put("a", features(0))
+            two.put("c", features(2))
+    with cache(tmp_path) as kept:
+        for seed, name in enumerate("abc"):
+            np.testing.assert_array_equal(kept.get(name), features(seed))
+    assert not list(kept.folder.glob("*.lock"))
+
+
+def test_processes_of_a_run_leave_room_for_each_other(tmp_path: Path):
+    with cache(tmp_path, limit=4 * SIZE, writers=2) as one, cache(tmp_path, limit=4 * SIZE, writers=2) as two:
+        for name in "abc":
+            one.put(name, features(0))
+            two.put(name.upper(), features(1))
+    with cache(tmp_path) as kept:
+        assert sorted(kept._where) == ["A", "B", "a", "b"]
 
 
 def test_what_is_there_is_not_written_again_and_what_has_no_room_is_not_kept(tmp_path: Path):
@@ -64,15 +82,26 @@ def test_what_is_there_is_not_written_again_and_what_has_no_room_is_not_kept(tmp
         np.testing.assert_array_equal(kept.get("c"), features(ord("c")))
 
 
-def test_what_a_killed_process_was_writing_is_gone(tmp_path: Path):
-    killed = cache(tmp_path)
-    killed.put("a", features(0))
-    with cache(tmp_path) as kept:
-        assert "a" not in kept
-        kept.put("a", features(1))
+KILLED = """
+import os, signal, sys
+import numpy as np
+from isrdpo_jax.data.feature_cache import FeatureCache
+kept = FeatureCache({folder!r}, {{"tower": "t", "data": "d"}}, {shape}, np.float32, limit=10**6)
+kept.put("a", np.zeros({shape}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_was_writing_is_gone_and_what_a_live_one_writes_stays(tmp_path: Path):
+    code = KILLED.format(folder=tmp_path, shape=SHAPE).replace("PosixPath", "__import__('pathlib').Path")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    with cache(tmp_path) as alive:
+        assert not list(alive.folder.glob("part-*"))
+        alive.put("a", features(1))
+        with cache(tmp_path) as other:
+            assert "a" not in other
     with cache(tmp_path) as kept:
         np.testing.assert_array_equal(kept.get("a"), features(1))
-    assert not list(kept.folder.glob("*.partial"))
 
 
 def test_another_tower_has_another_folder_and_a_folder_that_was_moved_is_refused(tmp_path: Path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from chat_server import Answer, ChatServer, Handler, completion, refusal
 
-from isrdpo_jax.errors import ConfigError, StoppedError
+from isrdpo_jax.errors import ConfigError, EndpointDownError, StoppedError
 from isrdpo_jax.evaluation import endpoint
 from isrdpo_jax.evaluation.endpoint import check_base_url, retry_after
 from isrdpo_jax.evaluation.protocols import Item, load_protocol
@@ -162,7 +162,7 @@ def test_a_server_that_refuses_key_address_or_model_stops_at_once(tmp_path, monk
 
 def test_a_server_that_is_not_there_stops_the_evaluation_and_keeps_what_was_judged(tmp_path):
     with ChatServer(lambda body, times: GOOD if "Question 3?" in str(body) else refusal(500)) as server:
-        with pytest.raises(StoppedError, match="20 calls in a row failed.*server error 500"):
+        with pytest.raises(EndpointDownError, match="20 calls in a row failed.*server error 500"):
             judged(server, tmp_path / "replies.jsonl", items(60), attempts=1, concurrency=4)
         server.handler = first_then()
         found = judged(server, tmp_path / "replies.jsonl", items(60))

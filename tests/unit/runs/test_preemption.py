@@ -22,6 +22,15 @@ def test_the_first_signal_is_a_request(number: signal.Signals, capfd: pytest.Cap
     assert f"{number.name}: finishing" in capfd.readouterr().err
 
 
+def test_a_signal_to_a_part_of_the_work_is_one_to_the_whole():
+    with StopSignal() as run:
+        with StopSignal() as part:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert part.requested
+        with pytest.raises(StoppedError):
+            run.check()
+
+
 def test_the_former_handlers_come_back():
     former = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(KeyError), StopSignal():

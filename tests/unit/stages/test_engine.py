@@ -125,7 +125,7 @@ def test_a_string_ends_a_text_wherever_it_comes(policy):
         if stop in one.text:
             cut += 1
             assert other.finish == "stop"
-            assert other.text == one.text[: one.text.index(stop)]
+            assert other.text == one.text[: one.text.index(stop)].strip()
             assert other.tokens == one.tokens[: len(other.tokens)]
         else:
             assert other == one
@@ -137,6 +137,15 @@ def test_the_first_of_several_strings_ends_a_text():
     assert stopped_at(["ab", "c", "d", "e"], ("d", "bc"), text_of) == ("a", 2)
     assert stopped_at(["ab", "c"], ("x",), text_of) is None
     assert stopped_at(["ab"], (), text_of) is None
+
+
+def test_white_space_may_end_a_text_and_no_token_behind_it_is_counted(policy):
+    whole = policy.tokenizer.decode_whole
+    first, second = (
+        policy.tokenizer.encode_response(text)[:-1] for text in ("The red circle moves left.", "\nThe blue")
+    )
+    newline = next(i for i in range(1, len(second)) if "\n" in whole([*first, *second[:i]]))
+    assert stopped_at([*first, *second], ("\n",), whole) == ("The red circle moves left.", len(first) + newline)
 
 
 def test_texts_are_drawn_as_each_of_them_says(policy):

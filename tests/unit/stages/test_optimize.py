@@ -59,12 +59,14 @@ def test_float32_must_start_at_its_reference():
             start_check(first_batch(margin), dpo, "float32")
 
 
-def test_bfloat16_warns_and_then_stops(caplog):
-    dpo = DpoConfig()
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_bfloat16_warns_and_then_stops(caplog, beta):
+    """At so many nats, whatever beta makes of them."""
+    dpo = DpoConfig(beta=beta)
     with caplog.at_level(logging.WARNING):
-        start_check(first_batch(0.09), dpo, "bfloat16")
+        start_check(first_batch(0.9 * beta), dpo, "bfloat16")
         assert not caplog.records
-        start_check(first_batch(0.15), dpo, "bfloat16")
-    assert "above 0.1" in caplog.text
-    with pytest.raises(DivergedError, match="above 0.2"):
-        start_check(first_batch(0.21), dpo, "bfloat16")
+        start_check(first_batch(1.5 * beta), dpo, "bfloat16")
+    assert f"above {beta:.3g}" in caplog.text
+    with pytest.raises(DivergedError, match=f"above {2 * beta:.3g}"):
+        start_check(first_batch(2.1 * beta), dpo, "bfloat16")
