@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from isrdpo_jax.stages.dialogue import Dialogue, Sight
 from isrdpo_jax.stages.engine import Engine
 from isrdpo_jax.stages.policy import Policy
 from isrdpo_jax.weights.policy_folder import CARD, PolicyFolder, find_policy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,10 @@ def find_subjects(name: str) -> list[Subject]:
         return [Subject(name, file=path)]
     run = RunLayout(path)
     if run.run_json.is_file():
-        return [_iteration(name, run, one) for one in run.iterations() if _is_usable(one)] or _nothing(name)
+        there = run.iterations()
+        if gone := [one.root.name for one in there if one.manifest("optimize").is_file() and not _is_usable(one)]:
+            log.warning("%s: left out, for neither policy nor answers were kept: %s.", name, ", ".join(gone))
+        return [_iteration(name, run, one) for one in there if _is_usable(one)] or _nothing(name)
     if RunLayout(path.parent).run_json.is_file() and path.is_dir():
         run = RunLayout(path.parent)
         one = next((one for one in run.iterations() if one.root.name == path.name), None)

@@ -245,3 +245,18 @@ def test_a_run_with_kept_features_is_the_run_without(lab: Lab, finished: Ran, mo
         np.testing.assert_allclose(values, scored[1][key], rtol=1e-5)
     kept = lab.root.glob("data/features/*/part-*.json")
     assert sorted(len(json.loads(path.read_text())["ids"]) for path in kept) == [12, VIDEOS]
+
+
+def test_until_stops_behind_a_stage_of_the_first_unfinished_iteration(lab: Lab):
+    def made(until: str | None) -> list[list[str]]:
+        run = lab.run("until", until=until).layout
+        return [[stage for stage in STAGES if one.manifest(stage).exists()] for one in run.iterations()]
+
+    begun = [[STAGES[-1]], list(STAGES)]
+    assert made("evaluate") == begun
+    assert made("collect") == made("collect") == [*begun, ["collect"]]
+    elsewhere = lab.policy.rename(lab.root / "moved")
+    try:
+        assert made(None) == [*begun, list(STAGES)], "a run that has begun stands alone"
+    finally:
+        elsewhere.rename(lab.policy)

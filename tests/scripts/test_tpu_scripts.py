@@ -284,6 +284,11 @@ def test_run_calls_exactly_this(pod):
     assert "isrdpo ended with 0" in pod.bucket("box/logs/pod/t1v-w-0.log").read_text()
 
 
+def test_a_run_on_another_disk_of_the_only_worker_is_copied_too(pod):
+    told = pod.ok("run", "pod", "--bucket", "gs://box", "--dry-run", "configs/a.yaml", "run.dir=/mnt/disk/runs")
+    assert "--runs gs://box/runs" in told.stdout + told.stderr
+
+
 def test_a_second_run_on_the_same_vm_is_refused(pod):
     pod.ends("sleep")
     pod.ok("run", "pod", "configs/a.yaml")

@@ -12,7 +12,7 @@ from isrdpo_jax.runs.atomic import write_jsonl, write_text
 from isrdpo_jax.runs.layout import RunLayout, Stage
 from isrdpo_jax.runs.manifest import load_manifest, load_verified, write_manifest
 from isrdpo_jax.runs.shared_stages import WITHOUT_PART, SharedStages, shared_from, stage_identity
-from isrdpo_jax.schema import Config, DpoConfig, JudgeConfig, RunConfig
+from isrdpo_jax.schema import CollectConfig, Config, DpoConfig, JudgeConfig, RunConfig
 
 INPUTS = {"policy": "p", "data": "d", "previous": ""}
 CONFIG = Config()
@@ -99,6 +99,14 @@ def test_every_setting_counts_but_those_that_are_named():
 @pytest.mark.parametrize("stage", WITHOUT_PART)
 def test_beta_has_no_part_before_the_training(stage: Stage):
     assert stage_identity(with_beta(0.1), stage, 1, {}) == stage_identity(with_beta(0.2), stage, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("more", "same"), [({"slots": 5}, True), ({"int8_prefixes": True}, False), ({"turn_tokens": 9}, False)]
+)
+def test_what_has_a_part_in_an_answer_has_one_in_its_evaluation(more, same):
+    one, other = (stage_identity(Config(collect=CollectConfig(**some)), "evaluate", 0, {}) for some in ({}, more))
+    assert (one == other) == same
 
 
 def test_a_damaged_stage_is_not_shared_and_leaves_nothing(tmp_path: Path, caplog):
