@@ -218,7 +218,9 @@ class DataConfig(Section):
     )
     decode_timeout_s: PositiveFloat = Field(30.0, description="Seconds a decoder may take for one video.")
     feature_cache: PositiveFloat | None = Field(
-        None, description="GiB of disk under data.dir for the tower's features, 4 MB a video at 7B; none = no cache."
+        None,
+        description="GiB of disk under data.dir for the tower's features, 4 MB a video at 7B; none = no cache. Not "
+        "used where mesh.tensor spans processes.",
     )
 
     @property

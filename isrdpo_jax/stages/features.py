@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,11 @@ from isrdpo_jax.data.records import Video
 from isrdpo_jax.runs.checkpoint import tree_digest
 from isrdpo_jax.runs.processes import any_says
 from isrdpo_jax.schema import DataConfig
+from isrdpo_jax.sharding import batch_ways
 from isrdpo_jax.stages.policy import Policy, encode_frames
-from isrdpo_jax.stages.shares import put_batch
+from isrdpo_jax.stages.shares import put_batch, share_of
 
+log = logging.getLogger(__name__)
 GIB = 2**30
 
 
@@ -30,6 +33,10 @@ def open_features(policy: Policy, source: VideoSource, data: DataConfig) -> Iter
         CheckpointError: what is kept belongs to another tower or other data.
     """
     if data.feature_cache is None:
+        yield None
+        return
+    if any_says(not share_of(policy.mesh, batch_ways(policy.mesh)).writes.all()):
+        log.warning("data.feature_cache is not used: mesh.tensor spans processes, which may not keep the same videos.")
         yield None
         return
     vision, dtype = policy.config.vision, jnp.dtype(policy.config.compute_dtype)
