@@ -60,7 +60,7 @@ fi
 start=(bash "$WORKER" start --sync-every "$SYNC_EVERY")
 if [[ $BUCKET ]]; then start+=(--logs "$BUCKET/logs/$NAME"); fi
 # What several workers share outlives them; what one worker has goes with it, on whichever disk.
-if [[ $BUCKET ]] && ((!shared && (${#addresses[@]} == 1 || !elsewhere))); then start+=(--runs "$BUCKET/runs"); fi
+if [[ $BUCKET ]] && ((!shared && (${#addresses[@]} <= 1 || !elsewhere))); then start+=(--runs "$BUCKET/runs"); fi
 if [[ $DATA ]]; then start+=(--data "$DATA"); fi
 if ((${#addresses[@]} > 1)); then start+=(--processes auto); fi # one run of all workers, as the TPU's metadata says
 start+=("$CONFIG")
