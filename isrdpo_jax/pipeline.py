@@ -94,7 +94,7 @@ def run(
         train = _open_split(config, "train", frames)
         heldout = _open_split(config, "eval", frames) if evaluates(config) else None
         settings = config_hash(config, exclude={"run.dir", "data.dir", "tracking", "evaluation.judge"})
-        _check_same(configuration=settings, data=train.digest, prompts=prompts.digest)
+        _check_same(config=settings, data=train.digest, prompts=prompts.digest)
         # Not before: another configuration may cure data that is refused.
         first_says(lambda: write_text(layout.config, dump_yaml(config)))
         watchdog.feed()  # not before: preparing data may take hours
