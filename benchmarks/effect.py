@@ -172,18 +172,18 @@ def pooled(lines: Sequence[Sequence[Row]], place: int) -> tuple[float | None, in
 
 
 def draw(curves: Curves) -> Figure:
-    """One panel a measure; a line is of the seeds that are as far together, its band their range."""
+    """One panel a measure; a line is of all seeds together, as far as every one of them is, its band their range."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     for key, axes in zip(CURVES, figure.subplots(2, 3).flat, strict=True):
         for method, found in curves.items():
             first = int(key in OF_PAIRS)
-            means = [pooled(found[key], t)[0] for t in range(max(map(len, found[key])))]
+            means = [pooled(found[key], t)[0] for t in range(min(map(len, found[key])))]
             there = [t for t, mean in enumerate(means) if mean is not None]
             x = [first + t for t in there]
             thick = method in (*LINES, "random_preferences", "true_preferences")
             axes.plot(x, [means[t] for t in there], label=method, lw=2 if thick else 0.8, marker=".")
             if method in LINES:
-                values = [[line[t]["value"] for line in found[key] if len(line) > t] for t in there]
+                values = [[line[t]["value"] for line in found[key]] for t in there]
                 columns = [[value for value in column if value is not None] for column in values]
                 axes.fill_between(x, list(map(min, columns)), list(map(max, columns)), alpha=0.15)
         axes.set(title=BY_KEY[key].title, xlabel="iteration")
