@@ -70,7 +70,7 @@ def run_command(
         layout = run(loaded.config, until=until, console=console)
         if is_first():
             stopped = until and read_status(layout.root)["state"] != "finished"
-            told = f"has come behind {until}; without --until it goes on" if stopped else "is done"
+            told = f"is stopped behind {until}; without --until it goes on" if stopped else "is done"
             console.print(f"{layout.root} {told}. Look at it with: isrdpo report {layout.root}", highlight=False)
 
 
