@@ -65,7 +65,7 @@ def attention_behind(kind: AttentionKind, positions: int, prefix: KVPrefix, like
         sees: jax.Array,
     ) -> jax.Array:
         if cpu and positions > 1 and prefix.places == 1:
-            return in_blocks(q, k, v, mask, from_int8(prefix_k, k.dtype), from_int8(prefix_v, v.dtype))
-        return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees, for_cpu=cpu)
+            return in_blocks(q, k, v, mask, from_int8(prefix_k, -2, k.dtype), from_int8(prefix_v, -1, v.dtype))
+        return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees)
 
     return attend

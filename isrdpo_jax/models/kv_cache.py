@@ -23,18 +23,17 @@ IN_ORDER = Layout((0, 1, 2, 3, 4))
 less or to write a column at once; programs then copy the caches that they are given."""
 
 
-def prefix_layout(mesh: Mesh) -> Layout:
-    """Of prefixes in memory. A prefix is written once and read at every token: on a CPU at twice the speed where
-    positions come last, for a product with one query then runs along whole rows; TPUs want the size of a head there,
-    and would copy all prefixes to have it so."""
+def key_layout(mesh: Mesh) -> Layout:
+    """Of prefixes' keys in memory. TPUs want the size of a head last, and would copy all keys to have it so."""
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     return Layout((0, 1, 2, 4, 3)) if on_tpu else IN_ORDER
 
 
 class KVPrefix(NamedTuple):
-    """Of prefixes: k, v are an array per layer, [b, k, c, p], or [b, s, k, c, p] where s of them lie side by side.
+    """Of prefixes: k [b, k, c, p] and v [b, k, p, c] a layer, or [b, s, k, …] where s of them lie side by side.
 
-    Keys are rotated. How they lie in memory is another matter, see `prefix_layout`.
+    Keys are rotated. A prefix is written once and read at every token, and both lie as a CPU multiplies few queries
+    with them fastest, along whole rows of what comes out (`key_layout` for other devices).
     """
 
     k: tuple[jax.Array | Int8, ...]

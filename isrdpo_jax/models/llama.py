@@ -57,11 +57,23 @@ class LlamaLayer(nnx.Module):
         self.up = linear("up", d, config.intermediate_size, ("embed", "mlp"))
         self.down = linear("down", config.intermediate_size, d, ("mlp", "embed"), out_scale)
 
-    def __call__(self, x: jax.Array, rope: tuple[jax.Array, jax.Array], attention: Callable) -> tuple[jax.Array, tuple]:
-        """x: [..., n, d]. `attention(q, k, v) -> (out, extra)` decides who sees whom; `extra` is handed on."""
-        y = self.norm1(x)
-        q, k = (rotate(self._heads(linear, y), rope) for linear in (self.q, self.k))
-        out, extra = attention(q, k, self._heads(self.v, y))
+    def __call__(
+        self,
+        x: jax.Array,
+        rope: tuple[jax.Array, jax.Array],
+        attention: Callable,
+        wanted: Callable[[jax.Array], jax.Array] = lambda x: x,
+    ) -> tuple[jax.Array, tuple]:
+        """x: [..., n, d] -> [..., n, d].
+
+        Args:
+            attention: `attention(q, k, v) -> (out, extra)` decides who sees whom; `extra` is handed on.
+            wanted: takes from [..., n, ·] the positions whose result is wanted; the others are keys and values only.
+        """
+        k, v = self.keys_and_values(x, rope)
+        x, cos, sin = wanted(x), *(wanted(table[..., 0, :])[..., None, :] for table in rope)
+        q = rotate(self._heads(self.q, self.norm1(x)), (cos, sin))
+        out, extra = attention(q, k, v)
         x = x + self.out(out.reshape(*x.shape[:-1], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), extra
@@ -137,7 +149,7 @@ class Llama(nnx.Module):
         return self._layers(body, x, positions)[0]
 
     def prefill(self, x: jax.Array) -> KVPrefix:
-        """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally: [b, k, c, p] a layer."""
+        """The cache of a prefix x [b, p, d] at positions 0 … p-1, attended causally."""
         b, p = x.shape[:2]
         positions = jnp.broadcast_to(jnp.arange(p), (b, p))
         attend = packed_attention(self.attention, jnp.full((b, p), PREFIX), (p,), self.head[...])
@@ -146,7 +158,7 @@ class Llama(nnx.Module):
         x, (k, v), last = scan_but_last(self.layers, body, x, unroll=self.unroll)
         last_k, last_v = last.keys_and_values(x, rope)  # nobody reads what that layer says
         k, v = ((*kind, last) for kind, last in ((k, last_k), (v, last_v)))
-        return KVPrefix(*(tuple(one.transpose(0, 2, 3, 1) for one in kind) for kind in (k, v)))
+        return KVPrefix(tuple(one.transpose(0, 2, 3, 1) for one in k), tuple(one.swapaxes(1, 2) for one in v))
 
     def extend(
         self,
@@ -157,34 +169,46 @@ class Llama(nnx.Module):
         sees: jax.Array,
         own: KVCache | None = None,
         at: jax.Array | None = None,
+        last: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """n further positions of r extensions, each of one of the s prefixes that lie beside it.
 
         Args:
             x: [b, r, n, d]. positions: int[b, r, n].
             mask: bool[b, r, n, m], which of its extension's own columns each position sees.
-            prefix: [b, s, k, c, p] a layer, as they are or rounded. sees: bool[b, s, r].
+            prefix: s of them beside each b, as they are or rounded. sees: bool[b, s, r].
             own: [b, r, k, m, c] a layer, into which the new positions are written from column at[b, r] on; without
                 it, the new positions are all that the extensions have.
+            last: int[b, r], the one new position of each whose hidden state is wanted; without it, all are.
 
         Returns:
-            Hidden states [b, r, n, d], and the extensions' own keys and values [b, r, k, m, c] a layer.
+            Hidden states [b, r, n, d], or [b, r, 1, d]; the extensions' own keys and values [b, r, k, m, c] a layer.
         """
-        attend = attention_behind(self.attention, x.shape[2], prefix, self.head[...])
-        earlier = [None] * len(prefix.k) if own is None else list(zip(own.k, own.v, strict=True))
+        layers = len(prefix.k)
+        earlier = [None] * layers if own is None else list(zip(own.k, own.v, strict=True))
+
+        def only(rows: jax.Array) -> jax.Array:
+            """[b, r, n, ·] -> [b, r, 1, ·]."""
+            assert last is not None
+            return jnp.take_along_axis(rows, last[..., None, None], axis=2)
+
+        # Of the last layer nobody reads what it says at the other positions.
+        wanted = [None] * layers if last is None else [None] * (layers - 1) + [only]
 
         def body(layer, x, rope, caches):
-            (prefix_k, prefix_v), past = caches
+            (prefix_k, prefix_v), past, only = caches
 
             def attention(q, k, v):
                 k, v = k.swapaxes(2, 3), v.swapaxes(2, 3)
                 if past is not None and at is not None:
                     # Written before they are read: the compiler then needs no copy of the whole.
                     k, v = (write_columns(old, new, at, self.head[...]) for old, new in zip(past, (k, v), strict=True))
-                return attend(q, k, v, mask, prefix_k, prefix_v, sees), (k, v)
+                attend = attention_behind(self.attention, q.shape[2], prefix, self.head[...])
+                seen = mask if only is None else only(mask)
+                return attend(q, k, v, seen, prefix_k, prefix_v, sees), (k, v)
 
-            return layer(x, rope, attention)
+            return layer(x, rope, attention) if only is None else layer(x, rope, attention, only)
 
-        xs = list(zip(zip(prefix.k, prefix.v, strict=True), earlier, strict=True))
+        xs = list(zip(zip(prefix.k, prefix.v, strict=True), earlier, wanted, strict=True))
         hidden, kv = self._layers(body, x, positions, xs)
         return hidden, KVCache(*(tuple(kind) for kind in zip(*kv, strict=True)))

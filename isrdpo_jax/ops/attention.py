@@ -76,7 +76,6 @@ def attend_behind(
     prefix_k: jax.Array | Int8,
     prefix_v: jax.Array | Int8,
     sees: jax.Array,
-    for_cpu: bool = False,
 ) -> jax.Array:
     """Attention of extensions, each of which continues one of the prefixes beside it; nothing is copied per extension.
 
@@ -86,10 +85,8 @@ def attend_behind(
     Args:
         q: [b, r, n, h, c], queries of n positions of r extensions. k, v: [b, r, k, m, c], the extensions' own.
         mask: bool[b, r, n, m], who sees which of its own.
-        prefix_k, prefix_v: [b, s, k, c, p], s prefixes, which all extensions beside them may read.
+        prefix_k: [b, s, k, c, p]. prefix_v: [b, s, k, p, c]. s prefixes, which all extensions beside them may read.
         sees: bool[b, s, r], which of them each extension continues.
-        for_cpu: multiply values with weights and not the reverse; then a CPU reads both along their rows, and a matrix
-            unit would be filled by few columns.
 
     Returns:
         [b, r, n, h, c] in the dtype of v: one softmax over all that is seen.
@@ -122,11 +119,7 @@ def attend_behind(
     own = jnp.exp(own - highest[..., None])
     total = by_extension(shared.sum(-1).sum(1)) + own.sum(-1)
     weights = (shared if value_scale is None else shared * value_scale).astype(v.dtype)
-    if for_cpu:
-        columns = weights.swapaxes(-1, -2)
-        out = jnp.einsum("bskcp,bskpx->bskcx", values, columns, preferred_element_type=jnp.float32).swapaxes(-1, -2)
-    else:
-        out = jnp.einsum("bskxp,bskcp->bskxc", weights, values, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bskxp,bskpc->bskxc", weights, values, preferred_element_type=jnp.float32)
     out = by_extension(out.sum(1))
     out += jnp.einsum("brkym,brkmc->brkyc", own.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out = (out / total[..., None]).astype(v.dtype)

@@ -26,7 +26,8 @@ def cpu_attend_behind(
     """`ops.attention.attend_behind` where all extensions continue the one prefix beside them.
 
     Args:
-        q: [b, r, n, h, c]. k, v: [b, r, k, m, c]. mask: bool[b, r, n, m]. prefix_k, prefix_v: [b, 1, k, c, p].
+        q: [b, r, n, h, c]. k, v: [b, r, k, m, c]. mask: bool[b, r, n, m]. prefix_k: [b, 1, k, c, p].
+        prefix_v: [b, 1, k, p, c].
 
     Returns:
         [b, r, n, h, c] in the dtype of v. Softmax in float32.
@@ -47,7 +48,7 @@ def cpu_attend_behind(
             own = jnp.where(seen, own, MASKED)
             top = jnp.maximum(shared.max(-1), own.max(-1))[:, None]
             shared, own = jnp.exp(shared - top), jnp.exp(own - top)
-            out = jnp.matmul(shared.astype(v.dtype), prefix_v.T, preferred_element_type=jnp.float32)
+            out = jnp.matmul(shared.astype(v.dtype), prefix_v, preferred_element_type=jnp.float32)
             out += jnp.matmul(own.astype(v.dtype), v[i], preferred_element_type=jnp.float32)
             outs.append((out / (shared.sum(-1) + own.sum(-1))[:, None]).astype(v.dtype))
         return jnp.concatenate(outs).reshape(r, n, groups, c)

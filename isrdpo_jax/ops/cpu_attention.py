@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 RESIDUALS = "cpu_attention"  # names what the backward pass needs beside q, k and v
 _BLOCK = 256  # queries
-_SCORES_BYTES = 2**22  # of the scores of a block of queries of all heads that are computed at a time
+_SCORES_BYTES = 2**23  # of the scores of a block of queries of all heads, where they are computed together
 MASKED = -1e30  # finite, as in `ops.attention`
 
 
@@ -89,19 +89,23 @@ cpu_attend.defvjp(_attend, _gradients)
 
 
 def over_heads(function: Callable, scores: int, mask: jax.Array, *arrays: jax.Array) -> Any:
-    """`function` of every row's mask [b, …] and each key head's arrays [b, k, …], as many as fit at a time.
+    """`function` of every row's mask [b, …] and each key head's arrays [b, k, …]: of some rows together where they fit,
+    or else head by head.
+
+    A few heads together are slower than one: their products are no longer plain ones of matrices.
 
     Args:
         scores: how many `function` computes at a time.
     """
     b, kv_heads = arrays[0].shape[:2]
-    together = max(1, _SCORES_BYTES // (4 * scores))
+    rows = _SCORES_BYTES // (4 * scores * kv_heads)
+    together = max([ways for ways in range(1, b + 1) if b % ways == 0 and ways <= rows], default=1)
 
     def row(one: tuple[jax.Array, ...]) -> Any:
         mask, *arrays = one
-        return jax.lax.map(lambda head: function(mask, *head), tuple(arrays), batch_size=min(together, kv_heads))
+        return jax.lax.map(lambda head: function(mask, *head), tuple(arrays), batch_size=kv_heads if rows else 1)
 
-    return jax.lax.map(row, (mask, *arrays), batch_size=min(max(1, together // kv_heads), b))
+    return jax.lax.map(row, (mask, *arrays), batch_size=together)
 
 
 def blocks(n: int, block: int) -> Iterator[tuple[int, int]]:

@@ -252,10 +252,14 @@ def _features(model: ModelConfig, mesh: Mesh, *batch: int) -> jax.ShapeDtypeStru
 def _cache(model: ModelConfig, work: Workload, mesh: Mesh, videos: int) -> KVPrefix:
     """What `prefill` returns."""
     llama = model.llama
-    shape = (videos, llama.num_kv_heads, llama.head_dim, work.prefix_length)
-    layout = activation_sharding(mesh, ("batch", "kv_heads", None, None), shape)
-    one: Any = _placed(jax.ShapeDtypeStruct(shape, jnp.dtype(model.compute_dtype)), layout)
-    return KVPrefix((one,) * llama.num_layers, (one,) * llama.num_layers)
+
+    def layer(*head: int) -> Any:
+        shape = (videos, llama.num_kv_heads, *head)
+        layout = activation_sharding(mesh, ("batch", "kv_heads", None, None), shape)
+        return _placed(jax.ShapeDtypeStruct(shape, jnp.dtype(model.compute_dtype)), layout)
+
+    k, v = layer(llama.head_dim, work.prefix_length), layer(work.prefix_length, llama.head_dim)
+    return KVPrefix((k,) * llama.num_layers, (v,) * llama.num_layers)
 
 
 def _start(mesh: Mesh, lanes: int) -> Start:

@@ -43,14 +43,15 @@ class UsefulFlops:
 
     def prefill(self, videos: int) -> Flops:
         """Keys and values of all layers; what the last layer would say is not wanted."""
-        llama = self._model.llama
-        keys = 2.0 * self._prefix * llama.hidden_size * 2 * llama.num_kv_heads * llama.head_dim
-        others = self._decoder(self._prefix, 0, llama.num_layers - 1)
-        return (self._projector() + others + Flops(keys, 0.0)) * videos
+        others = self._decoder(self._prefix, 0, self._model.llama.num_layers - 1)
+        return (self._projector() + others + self._keys(self._prefix)) * videos
 
     def read(self, rows: int, turn: int) -> Flops:
-        """Rows of a prompt of `turn` tokens behind a prefix, each with the logits of what comes next."""
-        return (self._decoder(turn, self._prefix) + self._head(1)) * rows
+        """Rows of a prompt of `turn` tokens behind a prefix, each with the logits of what comes next; of the last layer
+        keys and values are wanted, and what it says at the last position."""
+        others = self._decoder(turn, self._prefix, self._model.llama.num_layers - 1)
+        last = self._keys(turn - 1) + self._decoder(1, self._prefix + turn - 1, 1)
+        return (others + last + self._head(1)) * rows
 
     def decode(self, tokens: float) -> Flops:
         """Tokens that are as far into their texts as those of the whole iteration are on average."""
@@ -76,6 +77,11 @@ class UsefulFlops:
     def _projector(self) -> Flops:
         d = self._model.llama.hidden_size
         return Flops(2.0 * self._visual * (self._model.vision.hidden_size * d + d * d), 0.0)
+
+    def _keys(self, positions: int) -> Flops:
+        """Keys and values of one layer."""
+        llama = self._model.llama
+        return Flops(2.0 * positions * llama.hidden_size * 2 * llama.num_kv_heads * llama.head_dim, 0.0)
 
     def _decoder(self, positions: int, behind: int, layers: int | None = None) -> Flops:
         """Consecutive positions, each of which sees `behind` others, the earlier ones and itself; in all layers."""

@@ -19,7 +19,7 @@ def prefill(params: Params, prefix_ids: jax.Array, features: jax.Array, *, confi
         prefix_ids: int[s], the text before the video. features: [b, n, d_vision].
 
     Returns:
-        KVPrefix of [b, k, c, s + n] a layer.
+        The prefix of s + n positions, [b, k, …] a layer.
     """
     model = build(config, params)
     return model.llama.prefill(model.embed_prefix(prefix_ids, features))

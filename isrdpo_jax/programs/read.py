@@ -50,7 +50,7 @@ def read_prompts(llama: Llama, prefix: KVPrefix, tokens: jax.Array, lengths: jax
     """Runs prompts behind their prefix.
 
     Args:
-        prefix: [l, 1, k, c, p] a layer. tokens: int[l, a, n], left-aligned. lengths: int[l, a].
+        prefix: [l, 1, k, …] a layer. tokens: int[l, a, n], left-aligned. lengths: int[l, a].
 
     Returns:
         float32[l, a, v] logits behind each prompt's last token; the prompts' keys and values [l, a, k, n, c] a layer.
@@ -61,9 +61,8 @@ def read_prompts(llama: Llama, prefix: KVPrefix, tokens: jax.Array, lengths: jax
     positions = jnp.broadcast_to(prefix.length + column, tokens.shape)
     x = llama.embed(tokens, llama.head[...].dtype)
     sees = jnp.ones((tokens.shape[0], 1, tokens.shape[1]), bool)
-    hidden, own = llama.extend(x, positions, mask, prefix, sees)
-    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[..., None, None], axis=2)[:, :, 0]
-    return llama.logits(last), own
+    hidden, own = llama.extend(x, positions, mask, prefix, sees, last=jnp.maximum(lengths - 1, 0))
+    return llama.logits(hidden[:, :, 0]), own
 
 
 @functools.partial(jax.jit, static_argnames=("config", "eos_id", "uses"), donate_argnames="slots")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Format
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 
-from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, KVCache, KVPrefix, prefix_layout
+from isrdpo_jax.models.kv_cache import IN_ORDER, OWN_AXES, PREFIX_AXES, KVCache, KVPrefix, key_layout
 from isrdpo_jax.ops.int8 import Int8, to_int8
 from isrdpo_jax.ops.sampling import Style
 from isrdpo_jax.schema import ModelConfig
@@ -49,21 +49,26 @@ class Slots(NamedTuple):
 def abstract_prefixes(
     config: ModelConfig, mesh: Mesh, bays: int, places: int, length: int, int8: bool = False
 ) -> KVPrefix:
-    """Shapes of the prefixes of all bays, [b, s, k, c, p] a layer, as they lie on the mesh.
+    """Shapes of the prefixes of all bays, [b, s, k, …] a layer, as they lie on the mesh.
 
     Args:
         int8: they are rounded to that.
     """
     llama = config.llama
-    lying = _lying(config, mesh, (bays, places, llama.num_kv_heads, llama.head_dim, length), PREFIX_AXES)
-    rounded = jax.eval_shape(to_int8, lying) if int8 else lying
 
-    def lies(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        layout = IN_ORDER if x.shape[-2] == 1 else prefix_layout(mesh)  # scales are one row
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=Format(layout, lying.sharding))
+    def layer(head: tuple[int, int], axis: int, layout: Layout) -> Any:
+        lying = _lying(config, mesh, (bays, places, llama.num_kv_heads, *head), PREFIX_AXES)
+        rounded = jax.eval_shape(functools.partial(to_int8, axis=axis), lying) if int8 else lying
 
-    one: Any = jax.tree.map(lies, rounded)
-    return KVPrefix((one,) * llama.num_layers, (one,) * llama.num_layers)
+        def lies(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            own = IN_ORDER if x.shape[-2] == 1 else layout  # scales are one row
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=Format(own, lying.sharding))
+
+        return jax.tree.map(lies, rounded)
+
+    k = layer((llama.head_dim, length), -2, key_layout(mesh))
+    v = layer((length, llama.head_dim), -1, IN_ORDER)
+    return KVPrefix((k,) * llama.num_layers, (v,) * llama.num_layers)
 
 
 def abstract_slots(config: ModelConfig, mesh: Mesh, bays: int, slots: int, columns: int, most: int) -> Slots:
@@ -102,8 +107,7 @@ def place_prefixes(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix
     """Puts one prefix into each lane.
 
     Args:
-        prefixes: [b, s, k, c, p] a layer; donated. new: [l, k, c, p] a layer, one for each of l lanes; it is rounded
-            if they are.
+        prefixes: of all bays; donated. new: [l, k, …] a layer, one for each of l lanes; it is rounded if they are.
         at: int[l], the place in the lane; one that the lane does not have puts nothing.
     """
     return placing(formats(prefixes))(prefixes, new, at)
@@ -127,7 +131,8 @@ def _place(prefixes: KVPrefix, new: KVPrefix, at: jax.Array) -> KVPrefix:
         return jax.vmap(put_one)(lanes, at, one.astype(old.dtype)).reshape(old.shape)
 
     if isinstance(prefixes.k[0], Int8):
-        new = jax.tree.map(to_int8, new)
+        rounding = functools.partial(to_int8, axis=-2), functools.partial(to_int8, axis=-1)
+        new = KVPrefix(*map(jax.tree.map, rounding, new))
     return jax.tree.map(put, prefixes, new)
 
 
@@ -143,7 +148,7 @@ def lanes_of(x: jax.Array, lanes: int) -> jax.Array:
 
 
 def prefix_at(prefixes: KVPrefix, at: jax.Array) -> KVPrefix:
-    """The prefix of one place in each lane: [l, 1, k, c, p] a layer.
+    """The prefix of one place in each lane: [l, 1, k, …] a layer.
 
     Args:
         at: int[l].

@@ -94,40 +94,40 @@ def beside_prefixes(n: int, m: int, seed: int = 0) -> dict[str, np.ndarray]:
         "q": draw(b, r, n, h, c),
         **{name: draw(b, r, kv, m, c) for name in ("k", "v")},
         "mask": mask,
-        **{name: draw(b, s, kv, c, p) for name in ("prefix_k", "prefix_v")},
+        "prefix_k": draw(b, s, kv, c, p),
+        "prefix_v": draw(b, s, kv, p, c),
         "place": rng.integers(0, s, (b, r)),
     }
 
 
-def behind(x: dict[str, np.ndarray], for_cpu: bool = True) -> np.ndarray:
+def behind(x: dict[str, np.ndarray]) -> np.ndarray:
     places = jax.tree.leaves(x["prefix_k"])[0].shape[1]
     sees = x["place"][:, None] == np.arange(places)[:, None]
     arrays = [jax.tree.map(jnp.asarray, x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
-    return np.asarray(jax.jit(attend_behind, static_argnames="for_cpu")(*arrays, jnp.asarray(sees), for_cpu=for_cpu))
+    return np.asarray(jax.jit(attend_behind)(*arrays, jnp.asarray(sees)))
 
 
-@pytest.mark.parametrize("for_cpu", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (3, 7)])
-def test_an_extension_attends_to_its_own_prefix_and_its_own_positions(n: int, m: int, for_cpu: bool):
+def test_an_extension_attends_to_its_own_prefix_and_its_own_positions(n: int, m: int):
     x = beside_prefixes(n, m)
-    out = behind(x, for_cpu)
+    out = behind(x)
     for i, j in np.ndindex(*x["place"].shape):
         own = x["place"][i, j]
+        before = x["prefix_k"][i, own].swapaxes(1, 2), x["prefix_v"][i, own]
         keys, values = (
-            np.concatenate([x[f"prefix_{name}"][i, own].swapaxes(1, 2), x[name][i, j]], axis=1).swapaxes(0, 1)
-            for name in "kv"
+            np.concatenate([one, x[name][i, j]], axis=1).swapaxes(0, 1) for name, one in zip("kv", before, strict=True)
         )
         mask = np.concatenate([np.ones((n, 4), bool), x["mask"][i, j]], axis=-1)
         expected = softmax_attention(x["q"][i, j][None], keys[None], values[None], mask[None])[0]
         np.testing.assert_allclose(out[i, j], expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("for_cpu", [False, True])
-def test_rounded_prefixes_are_attended_to_as_what_they_stand_for(for_cpu: bool):
+def test_rounded_prefixes_are_attended_to_as_what_they_stand_for():
     x = beside_prefixes(3, 7)
-    rounded = {name: to_int8(x[name]) for name in ("prefix_k", "prefix_v")}
-    meant = {name: np.asarray(from_int8(prefix, np.dtype(np.float32))) for name, prefix in rounded.items()}
-    np.testing.assert_allclose(behind({**x, **rounded}, for_cpu), behind({**x, **meant}, for_cpu), atol=2e-6)
+    axes = {"prefix_k": -2, "prefix_v": -1}
+    rounded = {name: to_int8(x[name], axis) for name, axis in axes.items()}
+    meant = {name: np.asarray(from_int8(rounded[name], axis, np.dtype(np.float32))) for name, axis in axes.items()}
+    np.testing.assert_allclose(behind({**x, **rounded}), behind({**x, **meant}), atol=2e-6)
 
 
 def test_which_place_the_own_prefix_has_changes_no_bit():
