@@ -62,7 +62,7 @@ Share = Sequence[Video]
 TOLERANCE = 1e-4  # of the verdicts' log-odds, nats
 FLOORS = {"request by request": 5.0, "in batches": 2.0}
 SLOT_USE = 0.85
-HELD, SLOTS = 7, 4  # an odd number of videos that ours holds, so that each lies alone, with half of these slots
+HELD, SLOTS = 4, 4  # videos that ours holds, and texts that it says about two of them
 MEAN_TOKENS = 40  # of a response or description; most tokens are `--max-tokens`
 PEER_BATCHES = (2, 4)
 

@@ -62,6 +62,7 @@ def logits_behind(
     llama = unstacked_decoder(params["llama"], config=config)
 
     def run(llama: Params, prefix: KVPrefix, prompts: jax.Array, lengths: jax.Array) -> jax.Array:
-        return read_prompts(build_unstacked(config, llama), prefix, prompts, lengths)[0]
+        own = Prompts(jnp.zeros(len(prompts), jnp.int32), prompts, lengths)
+        return read_prompts(build_unstacked(config, llama), prefix, own)[0]
 
     return jax.jit(run)(llama, beside, jnp.asarray(prompts), jnp.asarray(lengths))

@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 
-from isrdpo_jax.models.kv_cache import OWN_AXES, PREFIX_AXES, KVPrefix
+from isrdpo_jax.models.kv_cache import OWN_AXES, PREFIX_AXES, at_place
 from isrdpo_jax.ops.attention import PADDING, attend_behind, attend_causal, packed_mask
 from isrdpo_jax.ops.cpu_attend_behind import cpu_attend_behind
 from isrdpo_jax.ops.cpu_attention import cpu_attend
@@ -44,14 +45,17 @@ def packed_attention(
     return functools.partial(cudnn_attend if kind == "cudnn" else attend_causal, mask=mask)
 
 
-def attention_behind(kind: AttentionKind, positions: int, prefix: KVPrefix, like: jax.Array) -> Callable:
+def attention_behind(kind: AttentionKind, like: jax.Array) -> Callable:
     """`ops.attention.attend_behind`, or what takes its place: a CPU reads whole prompts in blocks.
 
+    Who continues which prefix is given by `sees`, bool[b, s, r], or, where it is the same one for all extensions of a
+    row, by its `place`, int[b].
+
     Args:
-        kind: see `packed_attention`. positions: of every extension. like: a parameter, whose mesh the arrays lie on.
+        kind: see `packed_attention`. like: a parameter, whose mesh the arrays lie on.
     """
     queries = ("batch", None, None, "heads", None)
-    axes = (queries, OWN_AXES, OWN_AXES, ("batch", None, None, None), PREFIX_AXES, PREFIX_AXES)
+    axes = (queries, OWN_AXES, OWN_AXES, ("batch", None, None, None), PREFIX_AXES, PREFIX_AXES, ("batch",))
     in_blocks = on_shards(cpu_attend_behind, axes, like)
     cpu = kind in ("auto", "cpu")
 
@@ -62,10 +66,18 @@ def attention_behind(kind: AttentionKind, positions: int, prefix: KVPrefix, like
         mask: jax.Array,
         prefix_k: jax.Array | Int8,
         prefix_v: jax.Array | Int8,
-        sees: jax.Array,
+        sees: jax.Array | None,
+        place: jax.Array | None,
     ) -> jax.Array:
-        if cpu and positions > 1 and prefix.places == 1:
-            return in_blocks(q, k, v, mask, from_int8(prefix_k, -2, k.dtype), from_int8(prefix_v, -1, v.dtype))
-        return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees)
+        if place is None:
+            assert sees is not None
+            return attend_behind(q, k, v, mask, prefix_k, prefix_v, sees)
+        blocks = cpu and q.shape[2] > 1
+        if not blocks or isinstance(prefix_k, Int8):
+            prefix_k, prefix_v = at_place((prefix_k, prefix_v), place)
+            place = jnp.zeros_like(place)
+        if blocks:
+            return in_blocks(q, k, v, mask, from_int8(prefix_k, -2, k.dtype), from_int8(prefix_v, -1, v.dtype), place)
+        return attend_behind(q, k, v, mask, prefix_k, prefix_v, jnp.ones((len(q), 1, q.shape[1]), bool))
 
     return attend

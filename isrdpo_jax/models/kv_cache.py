@@ -6,7 +6,7 @@ A layer's array of several is a slice that the compiler copies before it reads i
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,6 +60,16 @@ class KVCache(NamedTuple):
     def length(self) -> int:
         """How many positions there are, m."""
         return self.k[0].shape[-2]
+
+
+def at_place(prefix: Any, place: jax.Array) -> Any:
+    """One of the prefixes beside each row: arrays [b, s, …] -> [b, 1, …].
+
+    Args:
+        place: int[b].
+    """
+    take = jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, 1))
+    return jax.tree.map(lambda x: take(x, place), prefix)
 
 
 def write_columns(old: jax.Array, new: jax.Array, at: jax.Array, like: jax.Array) -> jax.Array:

@@ -166,7 +166,9 @@ class Llama(nnx.Module):
         positions: jax.Array,
         mask: jax.Array,
         prefix: KVPrefix,
-        sees: jax.Array,
+        *,
+        sees: jax.Array | None = None,
+        place: jax.Array | None = None,
         own: KVCache | None = None,
         at: jax.Array | None = None,
         last: jax.Array | None = None,
@@ -176,7 +178,8 @@ class Llama(nnx.Module):
         Args:
             x: [b, r, n, d]. positions: int[b, r, n].
             mask: bool[b, r, n, m], which of its extension's own columns each position sees.
-            prefix: s of them beside each b, as they are or rounded. sees: bool[b, s, r].
+            prefix: s of them beside each b, as they are or rounded.
+            sees: bool[b, s, r]; or place: int[b], where all r extensions continue the same one.
             own: [b, r, k, m, c] a layer, into which the new positions are written from column at[b, r] on; without
                 it, the new positions are all that the extensions have.
             last: int[b, r], the one new position of each whose hidden state is wanted; without it, all are.
@@ -185,6 +188,7 @@ class Llama(nnx.Module):
             Hidden states [b, r, n, d], or [b, r, 1, d]; the extensions' own keys and values [b, r, k, m, c] a layer.
         """
         layers = len(prefix.k)
+        attend = attention_behind(self.attention, self.head[...])
         earlier = [None] * layers if own is None else list(zip(own.k, own.v, strict=True))
 
         def only(rows: jax.Array) -> jax.Array:
@@ -203,9 +207,8 @@ class Llama(nnx.Module):
                 if past is not None and at is not None:
                     # Written before they are read: the compiler then needs no copy of the whole.
                     k, v = (write_columns(old, new, at, self.head[...]) for old, new in zip(past, (k, v), strict=True))
-                attend = attention_behind(self.attention, q.shape[2], prefix, self.head[...])
                 seen = mask if only is None else only(mask)
-                return attend(q, k, v, seen, prefix_k, prefix_v, sees), (k, v)
+                return attend(q, k, v, seen, prefix_k, prefix_v, sees, place), (k, v)
 
             return layer(x, rope, attention) if only is None else layer(x, rope, attention, only)
 

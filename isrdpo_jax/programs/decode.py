@@ -56,7 +56,7 @@ def decode(
         positions = prefixes.length + slots.length[..., None]
         mask = (column <= slots.length[..., None])[:, :, None]
         sees = slots.place[:, None] == jnp.arange(prefixes.places)[:, None]
-        hidden, own = model.extend(x, positions, mask, prefixes, sees, slots.own, slots.length)
+        hidden, own = model.extend(x, positions, mask, prefixes, sees=sees, own=slots.own, at=slots.length)
         said = row < slots.count[..., None]
         token = sample(
             model.logits(hidden[:, :, 0]),

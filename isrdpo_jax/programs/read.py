@@ -13,7 +13,7 @@ from isrdpo_jax.models.llama import Llama
 from isrdpo_jax.models.unstacked import build_unstacked
 from isrdpo_jax.models.video_llava import Params
 from isrdpo_jax.ops.sampling import Style, Uses, record_keys, sample, step_keys
-from isrdpo_jax.programs.slots import Slots, lanes_of, prefix_at, stay
+from isrdpo_jax.programs.slots import Slots, lanes_of, stay
 from isrdpo_jax.schema import ModelConfig
 
 
@@ -46,22 +46,23 @@ class Start(NamedTuple):
     style: Style
 
 
-def read_prompts(llama: Llama, prefix: KVPrefix, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, KVCache]:
+def read_prompts(llama: Llama, prefixes: KVPrefix, prompts: Prompts) -> tuple[jax.Array, KVCache]:
     """Runs prompts behind their prefix.
 
     Args:
-        prefix: [l, 1, k, …] a layer. tokens: int[l, a, n], left-aligned. lengths: int[l, a].
+        prefixes: of all bays.
 
     Returns:
         float32[l, a, v] logits behind each prompt's last token; the prompts' keys and values [l, a, k, n, c] a layer.
     """
+    at, tokens, lengths = prompts
     n = tokens.shape[-1]
     column = jnp.arange(n)
     mask = (column[:, None] >= column[None, :]) & (column < lengths[..., None, None])
-    positions = jnp.broadcast_to(prefix.length + column, tokens.shape)
+    positions = jnp.broadcast_to(prefixes.length + column, tokens.shape)
     x = llama.embed(tokens, llama.head[...].dtype)
-    sees = jnp.ones((tokens.shape[0], 1, tokens.shape[1]), bool)
-    hidden, own = llama.extend(x, positions, mask, prefix, sees, last=jnp.maximum(lengths - 1, 0))
+    lanes = jax.tree.map(lambda one: lanes_of(one, len(at)), prefixes)
+    hidden, own = llama.extend(x, positions, mask, lanes, place=at, last=jnp.maximum(lengths - 1, 0))
     return llama.logits(hidden[:, :, 0]), own
 
 
@@ -85,7 +86,7 @@ def read(
     """
     lanes = prompts.at.shape[0]
     model = build_unstacked(config, llama)
-    logits, own = read_prompts(model, prefix_at(prefixes, prompts.at), prompts.tokens, prompts.lengths)
+    logits, own = read_prompts(model, prefixes, prompts)
     keys = record_keys(base, start.purpose, start.record, start.sample)
     first = sample(logits, step_keys(keys, jnp.zeros_like(start.slot)), start.style, None, uses)
     place = jnp.broadcast_to((prompts.at % prefixes.places)[:, None], start.slot.shape)
@@ -127,5 +128,5 @@ def next_token_logprobs(
         float32[l, a, c].
     """
     model = build_unstacked(config, llama)
-    logits, _ = read_prompts(model, prefix_at(prefixes, prompts.at), prompts.tokens, prompts.lengths)
+    logits, _ = read_prompts(model, prefixes, prompts)
     return jax.nn.log_softmax(logits, axis=-1)[..., candidates]

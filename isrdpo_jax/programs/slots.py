@@ -147,16 +147,6 @@ def lanes_of(x: jax.Array, lanes: int) -> jax.Array:
     return x.reshape(lanes, -1, *x.shape[2:])
 
 
-def prefix_at(prefixes: KVPrefix, at: jax.Array) -> KVPrefix:
-    """The prefix of one place in each lane: [l, 1, k, …] a layer.
-
-    Args:
-        at: int[l].
-    """
-    take = jax.vmap(lambda lane, place: jax.lax.dynamic_slice_in_dim(lane, place, 1))
-    return jax.tree.map(lambda x: take(lanes_of(x, at.shape[0]), at), prefixes)
-
-
 def stay(slots: Slots) -> Slots:
     """The slots, laid out as `abstract_slots` has them: a program's result lies where its argument lay."""
     where = jax.tree.map(lambda x: ("batch", ...), slots)._replace(own=jax.tree.map(lambda x: OWN_AXES, slots.own))

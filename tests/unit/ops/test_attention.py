@@ -141,8 +141,10 @@ def test_which_place_the_own_prefix_has_changes_no_bit():
 
 @pytest.mark.parametrize("block", [2, 3, 100])
 def test_prompts_in_blocks_attend_as_whole_ones(block: int):
-    """Behind the one prefix beside them; queries that see none of their own included."""
+    """Behind the same of the prefixes beside them; queries that see none of their own included."""
     x = beside_prefixes(5, 7)
-    x = {**x, "place": np.zeros_like(x["place"]), **{name: x[name][:, :1] for name in ("prefix_k", "prefix_v")}}
+    place = np.array([1, 0])  # of the two rows
     arrays = [jnp.asarray(x[name]) for name in ("q", "k", "v", "mask", "prefix_k", "prefix_v")]
-    np.testing.assert_allclose(jax.jit(cpu_attend_behind, static_argnums=6)(*arrays, block), behind(x), atol=2e-6)
+    out = jax.jit(cpu_attend_behind, static_argnums=7)(*arrays, jnp.asarray(place), block)
+    whole = behind({**x, "place": np.broadcast_to(place[:, None], x["place"].shape)})
+    np.testing.assert_allclose(out, whole, atol=2e-6)
