@@ -5,22 +5,25 @@ from __future__ import annotations
 from isrdpo_jax.data.packing import bucket
 from isrdpo_jax.plan.compiling import Compiled
 from isrdpo_jax.schema import Config, MeshConfig, ModelConfig
+from isrdpo_jax.stages.hall import Hall
 
 TRAINING = ("reference", "dpo_step", "encode_pairs")
 SPLASH = "compute.attention=splash (no matrix of all queries by all keys)"
 _WORDS = 128  # tokens of a turn around the description in it, generously
 
 
-def first_knob(compiled: Compiled, config: Config, model: ModelConfig, mesh: MeshConfig, capacity: float) -> str:
+def first_knob(
+    compiled: Compiled, config: Config, model: ModelConfig, mesh: MeshConfig, hall: Hall, capacity: float
+) -> str:
     """The setting that costs least for what it gives, as KEY=VALUE with what it does.
 
     Args:
-        mesh: with all sizes known. capacity: bytes of HBM of a device.
+        mesh: with all sizes known. hall: what collect holds. capacity: bytes of HBM of a device.
     """
     ways = mesh.data * mesh.fsdp
     if compiled.name == "prefill" and _could_splash(model):
         return SPLASH
-    if compiled.name not in TRAINING and (knob := _of_collect(config, ways)):
+    if compiled.name not in TRAINING and (knob := _of_collect(config, ways, hall.videos)):
         return knob
     state = compiled.argument_bytes + compiled.held_bytes
     if compiled.fits_compiler and state > 0.75 * capacity:
@@ -43,15 +46,15 @@ def _could_splash(model: ModelConfig) -> bool:
     return model.attention == "xla" and model.llama.head_dim % 128 == 0
 
 
-def _of_collect(config: Config, ways: int) -> str | None:
+def _of_collect(config: Config, ways: int, videos: int) -> str | None:
     """What lets collect hold less, as long as there is something.
 
     Args:
-        ways: devices over which videos are spread.
+        ways: devices over which videos are spread. videos: that are held.
     """
     collect = config.collect
     lanes = collect.lanes or ways
-    if (videos := collect.batch_videos) > lanes:
+    if videos > lanes:
         return f"collect.batch_videos={max(lanes, videos // 2 // lanes * lanes)} (fewer videos at a time)"
     if lanes > ways:
         return f"collect.lanes={ways} collect.batch_videos={ways} (fewer videos at a time)"

@@ -19,6 +19,7 @@ from isrdpo_jax.plan.roofline import roofline
 from isrdpo_jax.plan.topologies import check_name
 from isrdpo_jax.plan.workload import Counts, Workload, estimated_tokens, make_workload
 from isrdpo_jax.schema import Config, ModelConfig
+from isrdpo_jax.stages.hall import Hall
 from isrdpo_jax.weights.policy_folder import find_policy
 
 Row = dict[str, Any]
@@ -117,10 +118,17 @@ def summarise(planned: Subject, outcome: Outcome) -> dict[str, Any]:
             "as_of": PRICES_AS_OF if planned.price is None else "given",
         },
         "assumed": asdict(planned.work),
-        "notes": list(planned.notes),
+        "notes": [*planned.notes, *_held(planned.config, outcome.hall)],
         "compile_seconds": sum(one.compile_seconds for one in outcome.programs),
         "host_bytes": outcome.host_bytes,
     }
+
+
+def _held(config: Config, hall: Hall) -> list[str]:
+    """What is to be said of a hall that is not the one that was asked for."""
+    if hall.videos == (asked := config.collect.batch_videos):
+        return []
+    return [f"collect.batch_videos={asked}: memory has room for {hall.videos}, which a run then holds."]
 
 
 def program_row(one: Compiled, planned: Subject, outcome: Outcome) -> Row:
@@ -157,7 +165,7 @@ def program_row(one: Compiled, planned: Subject, outcome: Outcome) -> Row:
         "flops": one.flops,
         **done,
         "collectives": one.collective_bytes,
-        "knob": None if fits else first_knob(one, planned.config, planned.model, outcome.mesh, capacity),
+        "knob": None if fits else first_knob(one, planned.config, planned.model, outcome.mesh, outcome.hall, capacity),
         "compile_seconds": one.compile_seconds,
         "fingerprint": one.fingerprint,
         "unknown_loops": one.unknown_loops,

@@ -39,7 +39,15 @@ from isrdpo_jax.sharding import (
 )
 from isrdpo_jax.stages.collect import decodings
 from isrdpo_jax.stages.engine import PROMPTS, steps_of, uses_of
-from isrdpo_jax.stages.hall import Hall, hall_asked_for, hall_that_fits, longest_turn, slot_columns
+from isrdpo_jax.stages.hall import (
+    Hall,
+    hall_asked_for,
+    hall_that_fits,
+    largest_hall,
+    longest_turn,
+    memory_left,
+    slot_columns,
+)
 from isrdpo_jax.stages.optimize import make_optimizer
 
 Name = Literal[
@@ -84,16 +92,24 @@ def iteration_programs(config: Config, model: ModelConfig, work: Workload, mesh:
     ]
 
 
-def planned_hall(config: Config, model: ModelConfig, work: Workload, mesh: Mesh) -> Hall:
-    """How many videos a run holds and how many texts it says at a time: what is asked for, since no device is there to
-    say that it has less; or what there is room for in `collect.memory_gib`.
+def planned_hall(config: Config, model: ModelConfig, work: Workload, mesh: Mesh, capacity: int | None = None) -> Hall:
+    """How many videos a run holds and how many texts it says at a time, by the rule of the run itself.
+
+    Args:
+        capacity: bytes of a device's memory, from which the plan's own figures are taken; the smallest hall where not
+            even that fits, so that the plan can say what is missing. None: as much as is asked for.
 
     Raises:
-        ConfigError: the numbers do not divide, or not one video fits.
+        ConfigError: the numbers do not divide, or not one video fits into `collect.memory_gib`.
     """
-    if config.collect.memory_gib is None:
-        return hall_asked_for(config.collect, mesh)
-    return hall_that_fits(config.collect, model, mesh, work.prefix_length, _columns(config, model, work))
+    collect, prefix, columns = config.collect, work.prefix_length, _columns(config, model, work)
+    if collect.memory_gib is not None:
+        return hall_that_fits(collect, model, mesh, prefix, columns)
+    if capacity is None:
+        return hall_asked_for(collect, mesh)
+    held = _bytes_per_device((_params(model, mesh), abstract_unstacked(model, mesh)))
+    left = memory_left(collect, model, mesh, prefix, capacity=capacity, held=held)
+    return largest_hall(collect, model, mesh, prefix, columns, left)[0]
 
 
 def _collect(

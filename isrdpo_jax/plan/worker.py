@@ -30,9 +30,10 @@ def work_off(job: Job) -> None:
         ConfigError: there is no such slice, or no libtpu, or the mesh does not divide.
     """
     devices = describe(job.topology)
-    chip_of(devices[0].device_kind)
+    chip = chip_of(devices[0].device_kind)
     mesh = make_mesh(job.config.mesh, devices)
-    hall = planned_hall(job.config, job.model, job.work, mesh)
+    capacity = chip.hbm_bytes * chip_count(devices) // len(devices)
+    hall = planned_hall(job.config, job.model, job.work, mesh, capacity)
     programs = {one.name: one for one in iteration_programs(job.config, job.model, job.work, mesh, hall)}
     facts = {
         "device_kind": devices[0].device_kind,

@@ -50,9 +50,9 @@ from isrdpo_jax.stages.tally import Tally
 _PURPOSES: dict[Purpose, int] = {"respond": 0, "describe": 1, "judge": 2, "evaluate": 3}
 
 PROMPTS = 2  # of a video that are read together: two samples of a response, two orders of a judgement
-# A program waits until so many of its places are taken, while slots decode. One that feeds slots costs less, and waits
-# the less the more of them have nothing to say: it wants this share of the share that is live.
-FULL_ENOUGH = 0.5
+# The share of lanes that must have something for a program before it is called, while slots decode. A read, which feeds
+# slots, costs least, and waits the less the more of them have nothing to say: it wants this share of the live share.
+FULL_ENOUGH = {"weigh": 0.75, "look": 0.75, "read": 0.5}
 _STEPS = 64  # most tokens a slot may say before the host looks at them
 _STEPS_TO_STOP = 8  # the same, where a text may end at a string that only the host sees
 
@@ -181,33 +181,40 @@ class Engine:
     def _next_action(self, ahead: Ahead) -> tuple | None:
         """The program that all processes run next; None when nothing is left to do.
 
-        The fullest of those that bring work to slots or clear places and are full enough, or of all when no slot is
-        live; where there is none, slots go on.
+        The fullest of those that bring work to slots or clear places and for which enough lanes have something, or of
+        all when no slot is live; where there is none, slots go on.
         """
-        offers: Counter = Counter()
+        offers, company = Counter[tuple](), Counter[tuple]()  # turns that wait, and lanes in which any does
         arriving = ahead.left
+        looks, hosts = ahead.left, 0  # sights that are still to be brought, and lanes that have anything to do
         for lane, guests in enumerate(self._guests):
-            if any(guest and guest.looks is not None for guest in guests):
-                offers["look",] += 1
-            elif arriving and None in guests:
-                offers["look",] += 1
-                arriving -= 1
             chosen: dict[tuple, int] = {}
+            if any(guest and guest.looks is not None for guest in guests):
+                chosen["look",] = 1
+                looks += 1
+            elif arriving and None in guests:
+                chosen["look",] = 1
+                arriving -= 1
             for guest in filter(None, guests):
                 for kind, turns in self._groups(lane, guest).items():
                     chosen[kind] = max(chosen.get(kind, 0), len(turns))
             offers.update(chosen)
+            company.update(chosen.keys())
+            hosts += bool(chosen) or any(guests)
         live = sum(turn is not None for lane in self._speakers for turn in lane)
-        everybody = gather((offers, live))
-        offers = sum((one for one, _ in everybody), Counter())
+        everybody = gather((offers, company, (live, looks, hosts)))
+        offers = sum((one for one, *_ in everybody), Counter[tuple]())
+        company = sum((one for _, one, _ in everybody), Counter[tuple]())
+        live, looks, hosts = (sum(numbers) for numbers in zip(*(one for *_, one in everybody), strict=True))
         ways = len(everybody) * self._lanes / self.hall.lanes  # processes that offer for the same lane
-        busy = sum(live for _, live in everybody) / (self.hall.all_slots * ways)
+        busy = live / (self.hall.all_slots * ways)
         best: tuple | None = None
         most = 0.0
         for kind in sorted(offers, key=lambda kind: (_ORDER[kind[0]], kind)):
-            places = self.hall.lanes * ways * (1 if kind[0] == "look" else PROMPTS)
-            enough = FULL_ENOUGH * (busy if kind[0] == "read" else 1)
-            if (full := offers[kind] / places) > most and (full >= enough or not busy):
+            full = offers[kind] / (self.hall.lanes * ways * (1 if kind[0] == "look" else PROMPTS))
+            enough = FULL_ENOUGH[kind[0]] * (busy if kind[0] == "read" else 1)
+            expected = min(hosts, looks) if kind[0] == "look" else hosts
+            if full > most and (company[kind] >= enough * expected or not busy):
                 best, most = kind, full
         return best or (("decode",) if busy else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from isrdpo_jax.runs.processes import most
 from isrdpo_jax.schema import CollectConfig, ModelConfig
 from isrdpo_jax.sharding import batch_ways, kv_head_ways
 
-SPARE = 0.15  # of a device's memory, left to the programs' temporary values
+SPARE = 0.15  # of a device's memory, left to the programs' temporary values: 11 % on v5e:4x4, of prefill, by the plan
 GIB = 2**30
 
 
@@ -99,6 +100,28 @@ def hall_asked_for(collect: CollectConfig, mesh: Mesh) -> Hall:
     return Hall.of(collect.batch_videos, lanes, collect.slots)
 
 
+def largest_hall(
+    collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int, columns: int, budget: int
+) -> tuple[Hall, int]:
+    """The hall that the configuration asks for, or the largest one that the budget has room for, or else the smallest.
+
+    Args:
+        prefix, columns: positions of a prefix, and of a slot. budget: bytes of a device, for keys and values.
+
+    Returns:
+        The hall, and the bytes of a device that it takes.
+
+    Raises:
+        ConfigError: the numbers do not divide.
+    """
+    hall, shapes = hall_asked_for(collect, mesh), (config, mesh, prefix, columns, collect.int8_prefixes)
+    while hall.bytes_on_device(*shapes) > budget and hall.bays > 1:
+        hall = replace(hall, bays=hall.bays - 1)
+    if hall.bytes_on_device(*shapes) > budget and hall.places > 1:
+        hall = Hall.of(hall.lanes, hall.lanes, collect.slots)
+    return hall, hall.bytes_on_device(*shapes)
+
+
 def hall_that_fits(collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int, columns: int) -> Hall:
     """The hall that the configuration asks for, or the largest one that memory has room for.
 
@@ -108,18 +131,13 @@ def hall_that_fits(collect: CollectConfig, config: ModelConfig, mesh: Mesh, pref
     Raises:
         ConfigError: not one video in every lane fits, or the numbers do not divide.
     """
-    hall, shapes = hall_asked_for(collect, mesh), (config, mesh, prefix, columns, collect.int8_prefixes)
-    lanes, budget = hall.lanes, memory_budget(collect, mesh)
+    budget = memory_budget(collect, config, mesh, prefix)
     if budget is None:
-        return hall
-    while hall.bytes_on_device(*shapes) > budget and hall.bays > 1:
-        hall = replace(hall, bays=hall.bays - 1)
-    if (needed := hall.bytes_on_device(*shapes)) > budget and hall.places > 1:
-        hall = Hall.of(lanes, lanes, collect.slots)
-        needed = hall.bytes_on_device(*shapes)
+        return hall_asked_for(collect, mesh)
+    hall, needed = largest_hall(collect, config, mesh, prefix, columns, budget)
     if needed > budget:
         raise ConfigError(
-            f"collect: to hold one video in each of {lanes} lanes, keys and values take {needed / GIB:.2f} GiB of "
+            f"collect: to hold one video in each of {hall.lanes} lanes, keys and values take {needed / GIB:.2f} GiB of "
             f"every device ({prefix} positions of a prefix, {hall.slots} slots of {columns}), and there are "
             f"{budget / GIB:.2f}. Lower collect.turn_tokens, sampling.max_new_tokens or collect.slots, set "
             "collect.int8_prefixes=true, or split the model over more devices (mesh.tensor)."
@@ -127,13 +145,27 @@ def hall_that_fits(collect: CollectConfig, config: ModelConfig, mesh: Mesh, pref
     return hall
 
 
-def memory_budget(collect: CollectConfig, mesh: Mesh) -> int | None:
+def memory_left(
+    collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int, *, capacity: int, held: int
+) -> int:
+    """Bytes of a device that keys and values may take: the rule of a run, and of its plan (`plan.programs`).
+
+    Args:
+        prefix: positions of one. capacity: of a device. held: by parameters.
+    """
+    lanes = hall_asked_for(collect, mesh).lanes
+    arriving = Hall(lanes, bays=1, places=1, slots=0).bytes_on_device(config, mesh, prefix, 0)  # before they are placed
+    return int(capacity * (1 - SPARE)) - held - arriving
+
+
+def memory_budget(collect: CollectConfig, config: ModelConfig, mesh: Mesh, prefix: int) -> int | None:
     """Bytes of a device that keys and values may take; None where the device does not say what it has."""
     if collect.memory_gib is not None:
         return round(collect.memory_gib * GIB)
+    left = functools.partial(memory_left, collect, config, mesh, prefix)
     stats = [device.memory_stats() for device in mesh.local_devices]
     free = [
-        int(one["bytes_limit"] * (1 - SPARE)) - one["bytes_in_use"] for one in stats if one and "bytes_limit" in one
+        left(capacity=one["bytes_limit"], held=one["bytes_in_use"]) for one in stats if one and "bytes_limit" in one
     ]
     # The least of all processes, in MiB: what they agree on is 32 bits wide.
     least = -most(-(min(free) // 2**20)) if free else 0

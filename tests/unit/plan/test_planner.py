@@ -17,6 +17,7 @@ from isrdpo_jax.plan.planner import subject, summarise
 from isrdpo_jax.plan.sweep import meshes, rank, sweep
 from isrdpo_jax.plan.table import duration, plan_tables, sweep_table
 from isrdpo_jax.schema import Config, EvaluationConfig, LoraConfig, MeshConfig, ModelConfig
+from isrdpo_jax.stages.hall import Hall
 
 REFUSED = {"fits_compiler": False, "hbm_bytes": 20 * GIB, "argument_bytes": 0, "held_bytes": 0, "temp_bytes": 20 * GIB}
 MESH = MeshConfig(data=1, fsdp=16, tensor=1)
@@ -35,7 +36,10 @@ def knob(name: str, *, model: dict | None = None, dpo: dict | None = None, colle
             "collect": SUBJECT.config.collect.model_copy(update=collect or {}),
         }
     )
-    return first_knob(compiled(name, **facts), config, SUBJECT.model.model_copy(update=model or {}), MESH, 16 * GIB)
+    asked = config.collect
+    hall = Hall.of(asked.batch_videos, asked.lanes or 16, asked.slots)
+    changed = SUBJECT.model.model_copy(update=model or {})
+    return first_knob(compiled(name, **facts), config, changed, MESH, hall, 16 * GIB)
 
 
 def test_a_plan_is_json_with_what_it_promises():
@@ -107,6 +111,16 @@ def test_tables_show_every_program_and_what_bounds_it():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_plan_says_when_fewer_videos_are_held_than_asked_for():
+    asked = SUBJECT.config.collect.model_copy(update={"batch_videos": 96})
+    more = replace(SUBJECT, config=SUBJECT.config.model_copy(update={"collect": asked}))
+    said = [note for note in summarise(more, outcome())["notes"] if "batch_videos=96" in note]
+    assert len(said) == 1 and f"room for {outcome().hall.videos}" in said[0]
+    same = asked.model_copy(update={"batch_videos": outcome().hall.videos})
+    exact = replace(SUBJECT, config=SUBJECT.config.model_copy(update={"collect": same}))
+    assert not [note for note in summarise(exact, outcome())["notes"] if "batch_videos" in note]
 
 
 def test_the_first_knob():

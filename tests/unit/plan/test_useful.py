@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import pytest
 from jax.sharding import Mesh
@@ -18,6 +20,7 @@ from isrdpo_jax.schema import CollectConfig, Config, DescribeConfig, DpoConfig, 
 from isrdpo_jax.sharding import make_mesh
 from isrdpo_jax.stages.collect import decodings
 from isrdpo_jax.stages.engine import PROMPTS, steps_of
+from isrdpo_jax.stages.hall import SPARE, Hall
 
 LANES, TURN, RESPONSE, DESCRIPTION = 2, 32, 16, 32  # all as wide as their buckets: nothing is padded
 CONFIG = Config(
@@ -155,6 +158,22 @@ def test_a_hall_is_what_was_asked_for_unless_memory_is_named(work):
         update={"collect": CONFIG.collect.model_copy(update={"memory_gib": 0.9 * size / 2**30})}
     )
     assert planned_hall(scarce, MODEL, work, mesh).videos == LANES
+
+
+def test_a_planned_device_holds_what_it_has_room_for_beside_parameters_and_a_prefix_that_arrives(work):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.devices()[:1])
+    asked = planned_hall(CONFIG, MODEL, work, mesh)
+    own, columns = work.prefix_length, 96 + DESCRIPTION
+    params = abstract_params(MODEL), abstract_unstacked(MODEL, mesh)
+    needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
+    needed += asked.bytes_on_device(MODEL, mesh, own, columns)
+    needed += Hall(LANES, 1, 1, 0).bytes_on_device(MODEL, mesh, own, 0)
+    enough = math.ceil(needed / (1 - SPARE)) + 1
+    assert planned_hall(CONFIG, MODEL, work, mesh, enough) == asked
+    tenth = asked.bytes_on_device(MODEL, mesh, own, columns) // 10
+    fewer = planned_hall(CONFIG, MODEL, work, mesh, enough - tenth)
+    assert fewer.videos == LANES < asked.videos
+    assert planned_hall(CONFIG, MODEL, work, mesh, 1) == fewer  # the smallest, of which the plan says what is missing
 
 
 def test_adapters_need_less_memory_and_every_program_lowers_with_them(work):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import threading
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from isrdpo_jax.schema import CollectConfig, MeshConfig
 from isrdpo_jax.sharding import make_mesh
 from isrdpo_jax.stages.dialogue import Completion, Decoding, Look, Say, Sight, Weigh
 from isrdpo_jax.stages.engine import Engine, stopped_at
-from isrdpo_jax.stages.hall import GIB, Hall, hall_that_fits
+from isrdpo_jax.stages.hall import GIB, SPARE, Hall, hall_that_fits, memory_budget
 from isrdpo_jax.stages.policy import Policy
 
 FREE = Decoding(24, 1.0)
@@ -217,6 +218,23 @@ def test_memory_decides_how_many_videos_are_held(policy):
     assert fitting(policy, needed / GIB) == whole
     assert fitting(policy, 0.6 * needed / GIB) == Hall(1, 2, 2, 3)
     assert fitting(policy, 0.2 * needed / GIB) == Hall(1, 1, 1, 2)
+
+
+def test_a_device_has_room_for_what_parameters_and_a_prefix_that_arrives_leave(policy):
+    """Of the least of all devices; one that says nothing of its memory limits nothing."""
+    settings, prefix = CollectConfig(batch_videos=8, lanes=2), 100
+    told = [{"bytes_limit": 10**9, "bytes_in_use": used} for used in (3 * 10**8, 2 * 10**8)]
+
+    def budget(stats):
+        devices = [SimpleNamespace(memory_stats=lambda one=one: one) for one in stats]
+        mesh = SimpleNamespace(shape=policy.mesh.shape, local_devices=devices)
+        return memory_budget(settings, policy.config, mesh, prefix)
+
+    arriving = 2 * 2 * 2 * 4 * 4 * (2 * prefix)  # k and v, layers, heads, their size, float32, positions of two lanes
+    left = int(10**9 * (1 - SPARE)) - 3 * 10**8 - arriving
+    assert left - 2**20 < budget(told) <= left  # in whole MiB
+    assert budget([None]) is None
+    assert budget([{}, told[1]]) > budget(told)
 
 
 def test_rounded_prefixes_take_less_and_change_little(policy):
