@@ -62,7 +62,7 @@ class LlamaLayer(nnx.Module):
         x: jax.Array,
         rope: tuple[jax.Array, jax.Array],
         attention: Callable,
-        wanted: Callable[[jax.Array], jax.Array] = lambda x: x,
+        wanted: Callable[[jax.Array], jax.Array] | None = None,
     ) -> tuple[jax.Array, tuple]:
         """x: [..., n, d] -> [..., n, d].
 
@@ -70,10 +70,12 @@ class LlamaLayer(nnx.Module):
             attention: `attention(q, k, v) -> (out, extra)` decides who sees whom; `extra` is handed on.
             wanted: takes from [..., n, ·] the positions whose result is wanted; the others are keys and values only.
         """
-        k, v = self.keys_and_values(x, rope)
-        x, cos, sin = wanted(x), *(wanted(table[..., 0, :])[..., None, :] for table in rope)
-        q = rotate(self._heads(self.q, self.norm1(x)), (cos, sin))
-        out, extra = attention(q, k, v)
+        y = self.norm1(x)
+        k, v = rotate(self._heads(self.k, y), rope), self._heads(self.v, y)
+        if wanted is not None:
+            x, y, cos, sin = map(wanted, (x, y, *(table[..., 0, :] for table in rope)))
+            rope = cos[..., None, :], sin[..., None, :]
+        out, extra = attention(rotate(self._heads(self.q, y), rope), k, v)
         x = x + self.out(out.reshape(*x.shape[:-1], -1))
         y = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), extra
@@ -210,7 +212,7 @@ class Llama(nnx.Module):
                 seen = mask if only is None else only(mask)
                 return attend(q, k, v, seen, prefix_k, prefix_v, sees, place), (k, v)
 
-            return layer(x, rope, attention) if only is None else layer(x, rope, attention, only)
+            return layer(x, rope, attention, only)
 
         xs = list(zip(zip(prefix.k, prefix.v, strict=True), earlier, wanted, strict=True))
         hidden, kv = self._layers(body, x, positions, xs)
