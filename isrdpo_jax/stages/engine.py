@@ -52,7 +52,7 @@ _PURPOSES: dict[Purpose, int] = {"respond": 0, "describe": 1, "judge": 2, "evalu
 PROMPTS = 2  # of a video that are read together: two samples of a response, two orders of a judgement
 # The share of lanes that must have something for a program before it is called, while slots decode. A read, which feeds
 # slots, costs least, and waits the less the more of them have nothing to say: it wants this share of the live share.
-FULL_ENOUGH = {"weigh": 0.75, "look": 0.75, "read": 0.5}
+FULL_ENOUGH = {"weigh": 0.6, "look": 0.6, "read": 0.5}
 _STEPS = 64  # most tokens a slot may say before the host looks at them
 _STEPS_TO_STOP = 8  # the same, where a text may end at a string that only the host sees
 
