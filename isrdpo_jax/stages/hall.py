@@ -14,7 +14,7 @@ from isrdpo_jax.runs.processes import most
 from isrdpo_jax.schema import CollectConfig, ModelConfig
 from isrdpo_jax.sharding import batch_ways, kv_head_ways
 
-SPARE = 0.15  # of a device's memory, left to the programs' temporary values: 11 % on v5e:4x4, of prefill, by the plan
+SPARE = 0.15  # of a device's memory, left to the programs' temporary values
 GIB = 2**30
 
 
